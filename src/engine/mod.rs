@@ -1,0 +1,4 @@
+//! The engine: one thread that owns the device and turns requests into tokens. It knows nothing of text or HTTP.
+
+pub mod queue;
+pub mod request;

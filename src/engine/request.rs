@@ -1,0 +1,131 @@
+//! What the engine is asked and what it answers. This is the whole surface between `api` and `engine`: tokens in,
+//! tokens out. Text, templates, stop strings and JSON are none of its business.
+
+use tokio::sync::mpsc;
+
+/// How the next token is chosen from the logits. The order is: logit bias, repetition, presence and frequency
+/// penalties, temperature, then top-k, top-p and min-p, each on what the one before left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingParameters {
+    /// 0 is greedy: the highest logit after bias and penalties, the lowest id among equals.
+    pub temperature: f32,
+    /// Keep the `top_k` most probable tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Keep the smallest set of most probable tokens whose probabilities sum to at least this; 1 keeps all.
+    pub top_p: f32,
+    /// Drop tokens less probable than `min_p` × the most probable; 0 drops none.
+    pub min_p: f32,
+    /// Logits of tokens seen in prompt or answer are divided (if positive) or multiplied by this; 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted once from the logit of every token that the answer already holds.
+    pub presence_penalty: f32,
+    /// Subtracted from a token's logit once for every time that the answer already holds it.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these token ids. At most [`MAX_LOGIT_BIAS`] entries.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Same seed, same request: same tokens.
+    pub seed: u64,
+}
+
+/// Most entries of [`SamplingParameters::logit_bias`]: the step buffer holds this many for each row.
+pub const MAX_LOGIT_BIAS: usize = 1024;
+
+impl Default for SamplingParameters {
+    fn default() -> Self {
+        SamplingParameters {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// One prompt and what to make of it.
+#[derive(Debug)]
+pub struct Request {
+    /// The prompt. Never empty, every id below the vocabulary's size, and shorter than the context.
+    pub tokens: Vec<u32>,
+    pub sampling: SamplingParameters,
+    /// Answers to sample from the one prompt evaluation, 1..=128. Answer `i` uses `seed + i`.
+    pub choices: u32,
+    /// Tokens after which an answer ends with [`FinishReason::Length`].
+    pub max_tokens: u32,
+    /// Ids that end an answer with [`FinishReason::Stop`]; such a token is not sent.
+    pub stop_tokens: Vec<u32>,
+    /// `Some(k)`: report each token's log-probability and the `k` (0..=20) most probable alternatives.
+    pub logprobs: Option<u8>,
+    /// Where the answer goes. Dropping the receiver cancels the request within one token.
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
+/// A message from the engine to the task that owns a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The prompt was evaluated; `cached_tokens` of it came from the cache.
+    Started { cached_tokens: u32 },
+    /// Answer `choice` grew by one token.
+    Token { choice: u32, token: Token },
+    /// Answer `choice` is complete.
+    Finished { choice: u32, reason: FinishReason },
+    /// The request cannot be completed; nothing follows.
+    Failed(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    pub id: u32,
+    pub logprobs: Option<Logprobs>,
+}
+
+/// Natural logarithms of probabilities under the model's own distribution (softmax of the raw logits).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprobs {
+    pub chosen: f32,
+    /// Token id and log-probability, most probable first.
+    pub top: Vec<(u32, f32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop token was sampled.
+    Stop,
+    /// `max_tokens` or the context's end was reached.
+    Length,
+}
+
+/// What clients may know of the model that an engine serves.
+#[derive(Clone, Debug)]
+pub struct ServedModel {
+    /// Short name, never a path.
+    pub id: String,
+    /// Unix time in seconds when it was loaded.
+    pub created_s: u64,
+    pub context_tokens: u32,
+    pub vocabulary: u32,
+    pub device: DeviceLabel,
+}
+
+/// The device an engine runs on, as it is named on the first line, in `/health` and by `doctor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceLabel {
+    pub name: String,
+    pub driver: String,
+    /// A CPU pretending to be a GPU.
+    pub software: bool,
+}
+
+impl std::fmt::Display for DeviceLabel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}", self.name, self.driver)?;
+        if self.software {
+            write!(f, ", software")?;
+        }
+        write!(f, ")")
+    }
+}

@@ -1,0 +1,11 @@
+//! Hesper: an inference server for quantized language models whose kernels are Vulkan compute shaders.
+
+pub mod api;
+pub mod engine;
+pub mod gguf;
+pub mod gpu;
+pub mod kernels;
+pub mod model;
+pub mod plan;
+pub mod reference;
+pub mod text;
