@@ -1,1 +1,208 @@
-//! plan
+//! A plan: a list of dispatches and barriers over tensors in named regions of memory. It is plain data: it can be
+//! printed, compared and checked without a device, and is run by whatever implements [`Executor`]. This module knows
+//! neither Vulkan nor models.
+
+pub mod arena;
+mod display;
+pub mod executor;
+pub mod hazards;
+
+pub use executor::{Executor, ExecutorError, Prepared, Ticket};
+
+/// Where a tensor lives. Executors give every region one contiguous allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Region {
+    /// Repacked weights and constant tables; device memory, never mapped. Numbered, since one allocation is bounded.
+    Weights(u16),
+    /// Keys and values; device memory, never mapped. Numbered as [`Region::Weights`].
+    Cache(u16),
+    /// Activations; device memory, never mapped, shared by all plans.
+    Arena,
+    /// What changes from token to token: written by the host between plans, read and advanced by kernels. Mapped.
+    Step,
+    /// What the host polls: the ring of sampled tokens. Mapped.
+    Output,
+    /// Bytes of the file on their way to the device, at load. Mapped.
+    Staging,
+    /// A tensor whose place in the arena is not chosen yet; none is left in a finished [`Plan`].
+    Virtual(u32),
+}
+
+/// A range of bytes in a region. Shape and element type belong to the kernel that uses it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tensor {
+    pub region: Region,
+    pub offset_bytes: u64,
+    pub bytes: u64,
+}
+
+impl Tensor {
+    pub fn new(region: Region, offset_bytes: u64, bytes: u64) -> Tensor {
+        Tensor { region, offset_bytes, bytes }
+    }
+
+    /// The part that starts `offset_bytes` into this tensor.
+    ///
+    /// # Panics
+    /// When the part does not lie inside: a defect in the code that lays out memory.
+    pub fn part(&self, offset_bytes: u64, bytes: u64) -> Tensor {
+        assert!(
+            offset_bytes.checked_add(bytes).is_some_and(|end| end <= self.bytes),
+            "part {offset_bytes}+{bytes} of {self:?}"
+        );
+        Tensor::new(self.region, self.offset_bytes + offset_bytes, bytes)
+    }
+
+    pub fn end_bytes(&self) -> u64 {
+        self.offset_bytes + self.bytes
+    }
+
+    /// The two share at least one byte.
+    pub fn overlaps(&self, other: &Tensor) -> bool {
+        self.region == other.region && self.offset_bytes < other.end_bytes() && other.offset_bytes < self.end_bytes()
+    }
+}
+
+/// The type of a push or specialization constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scalar {
+    U32,
+    I32,
+    F32,
+    Bool,
+}
+
+/// A pointer in a kernel's push constants.
+#[derive(Debug)]
+pub struct OperandInfo {
+    pub name: &'static str,
+    /// Where its 64-bit address stands in the push constants.
+    pub push_offset: u32,
+    /// False where the shader declares the buffer `readonly`.
+    pub writable: bool,
+}
+
+/// A scalar in a kernel's push constants.
+#[derive(Debug)]
+pub struct ConstantInfo {
+    pub name: &'static str,
+    pub push_offset: u32,
+    pub scalar: Scalar,
+}
+
+/// A specialization constant.
+#[derive(Debug)]
+pub struct SpecInfo {
+    pub name: &'static str,
+    pub id: u32,
+    pub scalar: Scalar,
+}
+
+/// One compiled shader variant, as reflected from its SPIR-V at build time.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Shader and variant, as `mat_mul_q4_0`.
+    pub name: &'static str,
+    /// The shader it is compiled from, as `mat_mul`; its twin in `reference` has this name.
+    pub family: &'static str,
+    pub spirv: &'static [u8],
+    pub push_bytes: u32,
+    pub operands: &'static [OperandInfo],
+    pub constants: &'static [ConstantInfo],
+    pub specialization: &'static [SpecInfo],
+}
+
+/// One launch of a kernel. Made by the generated `dispatch` functions of [`crate::kernels`] only, so that operands and
+/// constants match the shader.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    pub kernel: &'static Kernel,
+    /// What it computes, as `layer 3 qkv`; empty until [`Plan`]'s builder names it.
+    pub label: String,
+    /// In the order of [`Kernel::specialization`]; floats as bits, booleans as 0 and 1.
+    pub specialization: Vec<u32>,
+    /// In the order of [`Kernel::operands`].
+    pub operands: Vec<Tensor>,
+    /// The push constants, zero where addresses go.
+    pub push: Vec<u8>,
+    pub groups: [u32; 3],
+    /// Bytes of memory that it must read and write, for bandwidth figures.
+    pub traffic_bytes: u64,
+}
+
+impl Dispatch {
+    pub fn named(mut self, label: impl Into<String>) -> Dispatch {
+        self.label = label.into();
+        self
+    }
+
+    pub fn traffic(mut self, bytes: u64) -> Dispatch {
+        self.traffic_bytes = bytes;
+        self
+    }
+
+    /// Each operand with whether the kernel may write it.
+    pub fn accesses(&self) -> impl Iterator<Item = (&Tensor, bool)> {
+        self.operands.iter().zip(self.kernel.operands).map(|(tensor, info)| (tensor, info.writable))
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Command {
+    Dispatch(Dispatch),
+    /// All writes of the dispatches before are visible to all dispatches behind.
+    Barrier,
+}
+
+/// A list of work, complete with barriers, every tensor at its place.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// As `decode rows=1`.
+    pub name: String,
+    pub commands: Vec<Command>,
+    /// Bytes of the arena that it uses.
+    pub arena_bytes: u64,
+}
+
+impl Plan {
+    pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        self.commands.iter().filter_map(|command| match command {
+            Command::Dispatch(dispatch) => Some(dispatch),
+            Command::Barrier => None,
+        })
+    }
+
+    pub fn barriers(&self) -> usize {
+        self.commands.iter().filter(|command| matches!(command, Command::Barrier)).count()
+    }
+
+    pub fn traffic_bytes(&self) -> u64 {
+        self.dispatches().map(|dispatch| dispatch.traffic_bytes).sum()
+    }
+}
+
+/// Collects dispatches; [`Builder::finish`] places the scratch tensors and the barriers.
+#[derive(Debug, Default)]
+pub struct Builder {
+    dispatches: Vec<Dispatch>,
+    virtuals: Vec<u64>,
+}
+
+impl Builder {
+    /// A tensor of the arena, alive from its first to its last use in the plan. Its content before the first write is
+    /// undefined.
+    pub fn scratch(&mut self, bytes: u64) -> Tensor {
+        let id = u32::try_from(self.virtuals.len()).expect("a plan has few tensors");
+        self.virtuals.push(bytes);
+        Tensor::new(Region::Virtual(id), 0, bytes)
+    }
+
+    pub fn push(&mut self, dispatch: Dispatch) {
+        self.dispatches.push(dispatch);
+    }
+
+    pub fn finish(mut self, name: impl Into<String>) -> Plan {
+        let arena_bytes = arena::assign(&mut self.dispatches, &self.virtuals);
+        Plan { name: name.into(), commands: hazards::with_barriers(self.dispatches), arena_bytes }
+    }
+}

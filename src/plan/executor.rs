@@ -1,0 +1,61 @@
+//! What runs plans.
+
+use super::{Plan, Region};
+
+/// A plan made ready by an executor; valid until that executor is dropped or the plan is [released](Executor::release).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Prepared(pub usize);
+
+/// A point in the order of submissions that can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    #[error("no memory for {bytes} bytes of {region:?}: {reason}")]
+    OutOfMemory { region: Region, bytes: u64, reason: String },
+    #[error("kernel {kernel} was refused by the driver: {reason}")]
+    Pipeline { kernel: &'static str, reason: String },
+    #[error("the device was lost: {0}")]
+    DeviceLost(String),
+    #[error("the device did not answer within {waited_s} s")]
+    TimedOut { waited_s: u64 },
+    #[error("{0}")]
+    Device(String),
+}
+
+/// Owns the memory of every region and runs plans on it, in the order of submission.
+pub trait Executor {
+    /// Makes a region, zero-filled. Called once for each region, before any plan that uses it is prepared.
+    fn allocate(&mut self, region: Region, bytes: u64) -> Result<(), ExecutorError>;
+
+    /// Makes a plan ready: pipelines, addresses, recording. The only slow call besides `allocate`.
+    fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError>;
+
+    /// Forgets a plan that no longer runs.
+    fn release(&mut self, prepared: Prepared);
+
+    /// Starts a prepared plan behind all that were submitted before, and does not wait. The same plan may be in flight
+    /// several times.
+    fn submit(&mut self, prepared: Prepared) -> Result<(), ExecutorError>;
+
+    /// Marks this point in the order of submissions.
+    fn fence(&mut self) -> Result<Ticket, ExecutorError>;
+
+    /// Waits until everything before the ticket is done, and its writes are visible to the host.
+    fn wait(&mut self, ticket: Ticket) -> Result<(), ExecutorError>;
+
+    /// Copies bytes into a mapped region ([`Region::Step`], [`Region::Output`], [`Region::Staging`]); visible to every
+    /// later submission. Never while a submitted plan uses them.
+    ///
+    /// # Panics
+    /// When the region is not mapped or the range lies outside it.
+    fn write(&mut self, region: Region, offset_bytes: u64, bytes: &[u8]);
+
+    /// Reads one word of a mapped region that a running plan may be writing, with acquire ordering: what the plan wrote
+    /// before that word is then visible as well.
+    fn load_u32(&self, region: Region, offset_bytes: u64) -> u32;
+
+    /// Copies bytes out of any region, after waiting for everything submitted. For unmapped regions this is slow.
+    fn read(&mut self, region: Region, offset_bytes: u64, out: &mut [u8]) -> Result<(), ExecutorError>;
+}
