@@ -1,0 +1,36 @@
+//! Every kernel against its twin on a table of ragged shapes, with canaries around every buffer.
+
+mod harness;
+mod norm;
+
+use harness::Case;
+use hesper::{kernels::KERNELS, plan::Executor, plan::Region, reference};
+
+/// The case table, by kernel family.
+fn cases() -> Vec<Case> {
+    [norm::cases()].into_iter().flatten().collect()
+}
+
+#[test]
+fn every_kernel_has_a_twin_and_a_case() {
+    let cases = cases();
+    for kernel in KERNELS {
+        assert!(reference::twin(kernel.family).is_some(), "{} has no twin", kernel.name);
+        assert!(cases.iter().any(|case| case.uses(kernel.name)), "{} has no case", kernel.name);
+    }
+}
+
+#[test]
+fn kernels_equal_their_twins() {
+    let cases = cases();
+    let bytes = cases.iter().map(Case::region_bytes).max().unwrap_or(0);
+    let mut twin = reference::Reference::default();
+    twin.allocate(Region::Step, bytes).expect("host memory");
+    let mut failures = Vec::new();
+    for case in &cases {
+        let expected = case.run(&mut twin);
+        let again = case.run(&mut twin);
+        failures.extend(case.difference(&expected, &again));
+    }
+    assert!(failures.is_empty(), "{} of {} cases fail:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
