@@ -1,0 +1,176 @@
+// Repacked weights. A matrix is cut into tiles of 32 rows and blocks of 32 columns; inside, four planes follow each other
+// (src/kernels/layout.rs computes where each starts):
+//
+//   quants  [tile][block][chunk][lane: 32] uvec4   the low bits of 32 elements of a row in QUANT_WORDS words
+//   high    [tile][block][lane][HIGH_BITS] uint    the bits above the fourth, element 0 lowest
+//   scales  [tile][block][lane] 1 or 2 halves      per format, see below
+//   supers  [tile][block / 8][lane] 1 or 2 halves  the K formats' super-block scales
+//
+// so that 32 lanes, each with a row of its own, load consecutive 16-byte units. Four-bit elements 0..3 of a word are the
+// low nibbles of its bytes, 4..7 the high ones. Signed formats are stored with OFFSET added, so no bit is a sign.
+// The formats' arithmetic is llama.cpp's (ggml-quants): element = d × (n − OFFSET), or d × n − m.
+#if defined(FORMAT_F32)
+#define QUANT_WORDS 32
+#elif defined(FORMAT_F16) || defined(FORMAT_BF16)
+#define QUANT_WORDS 16
+#elif defined(FORMAT_Q8_0)
+#define QUANT_WORDS 8
+#define OFFSET 128
+#define SCALE_D
+#else
+#define QUANT_WORDS 4
+#if defined(FORMAT_Q4_0)
+#define OFFSET 8
+#define SCALE_D
+#elif defined(FORMAT_Q4_1)
+#define OFFSET 0
+#define SCALE_DM
+#elif defined(FORMAT_Q5_0)
+#define HIGH_BITS 1
+#define OFFSET 16
+#define SCALE_D
+#elif defined(FORMAT_Q5_1)
+#define HIGH_BITS 1
+#define OFFSET 0
+#define SCALE_DM
+#elif defined(FORMAT_Q4_K)
+#define OFFSET 0
+#define SCALE_K
+#elif defined(FORMAT_Q5_K)
+#define HIGH_BITS 1
+#define OFFSET 0
+#define SCALE_K
+#elif defined(FORMAT_Q6_K)
+#define HIGH_BITS 2
+#define OFFSET 32
+#define SCALE_PAIR
+#else
+#error "no weight format"
+#endif
+#endif
+
+#ifndef HIGH_BITS
+#define HIGH_BITS 0
+#endif
+#if defined(SCALE_DM) || defined(SCALE_K)
+#define HAS_MINIMUM
+#endif
+#if QUANT_WORDS >= 16
+#define UNSCALED
+#endif
+
+const uint TILE_ROWS = 32;
+const uint BLOCK_COLS = 32;
+const uint CHUNKS = QUANT_WORDS / 4;
+
+// Where the planes start, in words from the matrix's first; the quants start at 0.
+struct Planes {
+    uint high;
+    uint scales;
+    uint supers;
+};
+
+// Elements of a row that share one scale are `GROUP_FOURS` vectors of four.
+#if defined(SCALE_PAIR)
+const uint GROUP_FOURS = 4;
+#else
+const uint GROUP_FOURS = 8;
+#endif
+
+// 32 elements of one row.
+struct Block {
+    uvec4 q[CHUNKS];
+#if HIGH_BITS > 0
+    uint high[HIGH_BITS];
+#endif
+#if defined(SCALE_PAIR)
+    vec2 scale;
+#elif !defined(UNSCALED)
+    float scale;
+#endif
+#if defined(HAS_MINIMUM)
+    float minimum;
+#endif
+};
+
+// `blocks`: blocks in a row; the lane's row is tile × 32 + lane.
+Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint block, uint lane) {
+    Block b;
+    const uint at = (tile * blocks + block) * TILE_ROWS;
+    [[unroll]] for (uint c = 0; c < CHUNKS; ++c) {
+        b.q[c] = Uvec4In(weight).v[at * CHUNKS + c * TILE_ROWS + lane];
+    }
+#if HIGH_BITS > 0
+    [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
+        b.high[h] = weight.v[planes.high + (at + lane) * HIGH_BITS + h];
+    }
+#endif
+#if defined(SCALE_D)
+    b.scale = float(HalfIn(weight).v[planes.scales * 2 + at + lane]);
+#elif defined(SCALE_DM)
+    const vec2 pair = unpackHalf2x16(weight.v[planes.scales + at + lane]);
+    b.scale = pair.x;
+    b.minimum = pair.y;
+#elif defined(SCALE_K) || defined(SCALE_PAIR)
+    const uint scales = uint(UshortIn(weight).v[planes.scales * 2 + at + lane]);
+    const uint super_at = (tile * (blocks / 8) + block / 8) * TILE_ROWS + lane;
+#if defined(SCALE_K)
+    const vec2 super = unpackHalf2x16(weight.v[planes.supers + super_at]);
+    b.scale = super.x * float(scales & 0xffu);
+    b.minimum = -super.y * float(scales >> 8);
+#else
+    const float super = float(HalfIn(weight).v[planes.supers * 2 + super_at]);
+    b.scale = super * vec2(float(bitfieldExtract(int(scales), 0, 8)), float(bitfieldExtract(int(scales), 8, 8)));
+#endif
+#endif
+    return b;
+}
+
+// Elements 4c..4c+3 before scaling. The integer becomes a float by standing in the low mantissa bits of 2²³: one `or` and
+// one exact subtraction, where an integer-to-float conversion runs at a quarter of the rate on some GPUs.
+vec4 quants(Block b, uint c) {
+#if defined(FORMAT_F32)
+    return uintBitsToFloat(b.q[c]);
+#elif defined(FORMAT_F16)
+    const uvec4 q = b.q[c / 2];
+    return (c & 1u) == 0 ? vec4(unpackHalf2x16(q.x), unpackHalf2x16(q.y)) : vec4(unpackHalf2x16(q.z), unpackHalf2x16(q.w));
+#elif defined(FORMAT_BF16)
+    const uvec4 q = b.q[c / 2];
+    const uvec2 pair = (c & 1u) == 0 ? q.xy : q.zw;
+    return uintBitsToFloat(uvec4(pair.x << 16, pair.x & 0xffff0000u, pair.y << 16, pair.y & 0xffff0000u));
+#else
+#if QUANT_WORDS == 8
+    const uint word = b.q[c / 4][c & 3u];
+    uvec4 n = (uvec4(word) >> uvec4(0, 8, 16, 24)) & 0xffu;
+#else
+    const uint word = b.q[0][c / 2] >> (4 * (c & 1u));
+    uvec4 n = (uvec4(word) >> uvec4(0, 8, 16, 24)) & 0xfu;
+#endif
+#if HIGH_BITS == 1
+    n |= ((uvec4(b.high[0] >> (4 * c)) >> uvec4(0, 1, 2, 3)) & 1u) << 4;
+#elif HIGH_BITS == 2
+    n |= ((uvec4(b.high[c / 4] >> (8 * (c & 3u))) >> uvec4(0, 2, 4, 6)) & 3u) << 4;
+#endif
+    return uintBitsToFloat(n | 0x4b000000u) - (8388608.0 + float(OFFSET));
+#endif
+}
+
+// The scale of the group that elements 4c… belong to.
+float group_scale(Block b, uint c) {
+#if defined(UNSCALED)
+    return 1.0;
+#elif defined(SCALE_PAIR)
+    return c < GROUP_FOURS ? b.scale.x : b.scale.y;
+#else
+    return b.scale;
+#endif
+}
+
+// What is added to every scaled element.
+float group_minimum(Block b) {
+#if defined(HAS_MINIMUM)
+    return b.minimum;
+#else
+    return 0.0;
+#endif
+}

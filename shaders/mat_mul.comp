@@ -1,0 +1,186 @@
+// y[t][row] = epilogue(scale[t] × Σ_k weight[row][k] × x[t][k] × gain[k] + bias[row])
+//
+// x: [tokens][x_stride] floats, weight: repacked matrix of `rows` rows and `cols` columns (lib/quant.glsl),
+// y: [tokens][y_stride]. For decode TOKENS is 1 and this is a matrix-vector product; for prefill it is a register tile.
+// Each lane owns ROWS rows, one in each of ROWS consecutive tiles, and TOKENS tokens; 32 lanes make a tile, and the
+// workgroup's local_size / 32 parts take blocks of columns in turn and add up at the end. Activations are read at addresses
+// that all lanes of a part share. For one part, sums run over k in one order whatever ROWS and TOKENS are, so a
+// token's result does not depend on its neighbours.
+// Grid: x = tiles / ROWS, y = tokens / TOKENS, both rounded up.
+#extension GL_GOOGLE_include_directive : require
+#include "lib/prelude.glsl"
+#include "lib/quant.glsl"
+#include "lib/norm.glsl"
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 1) const uint ROWS = 1;
+layout(constant_id = 2) const uint TOKENS = 1;
+// 0: x as it is. 1: normalize x here. 2: x was multiplied by its gain, `scale` holds the rest.
+layout(constant_id = 3) const uint NORM = 0;
+// 0: store. 1: add to other[t][row]. 2: silu(other[t][row]) × the sum. 3: tiles alternate between gate and up, store
+// silu(gate) × up.
+layout(constant_id = 4) const uint EPILOGUE = 0;
+layout(constant_id = 5) const bool BIAS = false;
+// cols is no multiple of 32: the last block is ragged.
+layout(constant_id = 6) const bool RAGGED = false;
+
+layout(push_constant, scalar) uniform Push {
+    Vec4In x;
+    Vec4In gain;
+    FloatIn scale;
+    UintIn weight;
+    FloatIn bias;
+    FloatIn other;
+    FloatOut y;
+    uint cols;
+    uint rows;
+    uint tokens;
+    uint x_stride;
+    uint y_stride;
+    uint tiles;
+    uint high;
+    uint scales;
+    uint supers;
+    float eps;
+};
+
+const uint PARTS = gl_WorkGroupSize.x / TILE_ROWS;
+shared float partial_sums[gl_WorkGroupSize.x > TILE_ROWS ? gl_WorkGroupSize.x * ROWS * TOKENS : 1];
+
+float silu(float v) {
+    return v / (1.0 + exp(-v));
+}
+
+vec4 load_x(uint first, uint k4) {
+    vec4 v = x.v[first + k4];
+    if (RAGGED && k4 * 4 >= cols) {
+        v = vec4(0.0);
+    }
+    if (NORM == 1) {
+        v *= RAGGED && k4 * 4 >= cols ? vec4(0.0) : gain.v[k4];
+    }
+    return v;
+}
+
+void accumulate(Block b[ROWS], uint block, uint x_first[TOKENS], inout float sum[ROWS * TOKENS]) {
+    float group[ROWS * TOKENS];
+    float x_sum[TOKENS];
+    [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+        x_sum[t] = 0.0;
+    }
+    [[unroll]] for (uint c = 0; c < BLOCK_COLS / 4; ++c) {
+        if (c % GROUP_FOURS == 0) {
+            [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
+                group[i] = 0.0;
+            }
+        }
+        vec4 v[TOKENS];
+        [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+            v[t] = load_x(x_first[t], block * (BLOCK_COLS / 4) + c);
+#if defined(HAS_MINIMUM)
+            x_sum[t] += (v[t].x + v[t].y) + (v[t].z + v[t].w);
+#endif
+        }
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+            const vec4 q = quants(b[r], c);
+            [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+                const uint i = r * TOKENS + t;
+#if defined(UNSCALED)
+                sum[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, sum[i]))));
+#else
+                group[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, group[i]))));
+#endif
+            }
+        }
+#if !defined(UNSCALED)
+        if (c % GROUP_FOURS == GROUP_FOURS - 1) {
+            [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+                [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+                    const uint i = r * TOKENS + t;
+                    sum[i] = fma(group_scale(b[r], c), group[i], sum[i]);
+                }
+            }
+        }
+#endif
+    }
+#if defined(HAS_MINIMUM)
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+        [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+            sum[r * TOKENS + t] = fma(group_minimum(b[r]), x_sum[t], sum[r * TOKENS + t]);
+        }
+    }
+#endif
+}
+
+// Adds the parts' sums, in order, into part 0's.
+void combine(uint part, uint lane, inout float sum[ROWS * TOKENS]) {
+    [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
+        partial_sums[(part * ROWS * TOKENS + i) * TILE_ROWS + lane] = sum[i];
+    }
+    barrier();
+    for (uint other_part = 1; other_part < PARTS; ++other_part) {
+        [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
+            sum[i] += partial_sums[(other_part * ROWS * TOKENS + i) * TILE_ROWS + lane];
+        }
+    }
+}
+
+void store(uint tile, uint lane, uint token, float value, float next_value) {
+    const uint row = (EPILOGUE == 3 ? tile / 2 : tile) * TILE_ROWS + lane;
+    if (row >= rows || token >= tokens) {
+        return;
+    }
+    const uint at = token * y_stride + row;
+    if (BIAS) {
+        value += bias.v[row];
+    }
+    if (EPILOGUE == 1) {
+        value += other.v[at];
+    } else if (EPILOGUE == 2) {
+        value *= silu(other.v[at]);
+    } else if (EPILOGUE == 3) {
+        value = silu(value) * next_value;
+    }
+    y.v[at] = value;
+}
+
+void main() {
+    const uint lane = gl_LocalInvocationID.x % TILE_ROWS;
+    const uint part = PARTS > 1 ? gl_LocalInvocationID.x / TILE_ROWS : 0;
+    const uint first_tile = gl_WorkGroupID.x * ROWS;
+    const uint first_token = gl_WorkGroupID.y * TOKENS;
+    const uint blocks = (cols + BLOCK_COLS - 1) / BLOCK_COLS;
+    const Planes planes = Planes(high, scales, supers);
+
+    // Beyond the last tile or token the last one is computed again, and not stored.
+    uint x_first[TOKENS];
+    float factor[TOKENS];
+    [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+        const uint token = min(first_token + t, tokens - 1);
+        x_first[t] = token * (x_stride / 4);
+        factor[t] = NORM == 1 ? inverse_rms(x, x_first[t], cols, eps) : (NORM == 2 ? scale.v[token] : 1.0);
+    }
+    float sum[ROWS * TOKENS];
+    [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
+        sum[i] = 0.0;
+    }
+    for (uint block = part; block < blocks; block += PARTS) {
+        Block b[ROWS];
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+            b[r] = load_block(weight, planes, blocks, min(first_tile + r, tiles - 1), block, lane);
+        }
+        accumulate(b, block, x_first, sum);
+    }
+    if (PARTS > 1) {
+        combine(part, lane, sum);
+        if (part > 0) {
+            return;
+        }
+    }
+    [[unroll]] for (uint r = 0; r < ROWS; r += (EPILOGUE == 3 ? 2 : 1)) {
+        [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+            const uint pair = min(r + 1, ROWS - 1);
+            store(first_tile + r, lane, first_token + t, factor[t] * sum[r * TOKENS + t], factor[t] * sum[pair * TOKENS + t]);
+        }
+    }
+}
