@@ -47,6 +47,11 @@ layout(push_constant, scalar) uniform Push {
 const uint PARTS = gl_WorkGroupSize.x / TILE_ROWS;
 shared float partial_sums[gl_WorkGroupSize.x > TILE_ROWS ? gl_WorkGroupSize.x * ROWS * TOKENS : 1];
 
+// A lane's state. At file scope, since arrays sized by specialization constants cannot be passed to functions.
+Block b[ROWS];
+uint x_first[TOKENS];
+float sum[ROWS * TOKENS];
+
 float silu(float v) {
     return v / (1.0 + exp(-v));
 }
@@ -62,7 +67,8 @@ vec4 load_x(uint first, uint k4) {
     return v;
 }
 
-void accumulate(Block b[ROWS], uint block, uint x_first[TOKENS], inout float sum[ROWS * TOKENS]) {
+// Adds one block of columns to the sums.
+void accumulate(uint block) {
     float group[ROWS * TOKENS];
     float x_sum[TOKENS];
     [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
@@ -113,7 +119,7 @@ void accumulate(Block b[ROWS], uint block, uint x_first[TOKENS], inout float sum
 }
 
 // Adds the parts' sums, in order, into part 0's.
-void combine(uint part, uint lane, inout float sum[ROWS * TOKENS]) {
+void combine(uint part, uint lane) {
     [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
         partial_sums[(part * ROWS * TOKENS + i) * TILE_ROWS + lane] = sum[i];
     }
@@ -153,26 +159,23 @@ void main() {
     const Planes planes = Planes(high, scales, supers);
 
     // Beyond the last tile or token the last one is computed again, and not stored.
-    uint x_first[TOKENS];
     float factor[TOKENS];
     [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
         const uint token = min(first_token + t, tokens - 1);
         x_first[t] = token * (x_stride / 4);
         factor[t] = NORM == 1 ? inverse_rms(x, x_first[t], cols, eps) : (NORM == 2 ? scale.v[token] : 1.0);
     }
-    float sum[ROWS * TOKENS];
     [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
         sum[i] = 0.0;
     }
     for (uint block = part; block < blocks; block += PARTS) {
-        Block b[ROWS];
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
             b[r] = load_block(weight, planes, blocks, min(first_tile + r, tiles - 1), block, lane);
         }
-        accumulate(b, block, x_first, sum);
+        accumulate(block);
     }
     if (PARTS > 1) {
-        combine(part, lane, sum);
+        combine(part, lane);
         if (part > 0) {
             return;
         }

@@ -1,6 +1,10 @@
 //! Kernels as Rust sees them: what the build reflected from each shader, and the one function per family that chooses
 //! variant, geometry and specialization. It knows tensors, not models.
 
+pub mod layout;
+pub mod matrix;
+pub mod policy;
+
 mod generated {
     use crate::plan::{ConstantInfo, Dispatch, Kernel, OperandInfo, Scalar, SpecInfo, Tensor};
 

@@ -125,7 +125,10 @@ impl Compare {
             }
             Compare::F16 { absolute, relative } => {
                 let floats = |bytes: &[u8]| -> Vec<f32> {
-                    bytemuck::allocation::pod_collect_to_vec::<u8, half::f16>(bytes).into_iter().map(f32::from).collect()
+                    bytemuck::allocation::pod_collect_to_vec::<u8, half::f16>(bytes)
+                        .into_iter()
+                        .map(f32::from)
+                        .collect()
                 };
                 first_apart(&floats(expected), &floats(actual), absolute, relative)
             }

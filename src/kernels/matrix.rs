@@ -1,0 +1,146 @@
+//! Typed dispatches of the kernels that touch weights: `mat_mul`, `embed`, `repack`.
+
+use super::layout::{BLOCK_COLS, Layout, Matrix, TILE_ROWS};
+use super::{embed, mat_mul, policy, repack};
+use crate::gguf::blocks::BlockFormat;
+use crate::plan::{Dispatch, Kernel, Tensor};
+
+/// The variant of a family for a weight format.
+fn variant(family: &[&'static Kernel], format: BlockFormat) -> &'static Kernel {
+    let suffix = format.variant();
+    let matches =
+        |kernel: &&&'static Kernel| kernel.name.strip_prefix(kernel.family).is_some_and(|rest| &rest[1..] == suffix);
+    family.iter().find(matches).unwrap_or_else(|| panic!("shaders/variants lacks {suffix}"))
+}
+
+/// What x still needs before it is multiplied.
+pub enum Norm<'a> {
+    None,
+    /// Root-mean-square normalization with these gains, done by mat_mul itself.
+    Fused {
+        gain: &'a Tensor,
+        eps: f32,
+    },
+    /// [`super::norm`] has multiplied x by its gains and left 1/rms of each row here.
+    Scaled(&'a Tensor),
+}
+
+/// What becomes of the sums.
+pub enum Epilogue<'a> {
+    Store,
+    /// y += other.
+    Add(&'a Tensor),
+    /// y = silu(other) × sum.
+    Gate(&'a Tensor),
+    /// The matrix alternates tiles of gate and up: y = silu(gate) × up.
+    GateUp,
+}
+
+/// y = epilogue(weight · norm(x) + bias) for `tokens` rows of x.
+pub struct MatMul<'a> {
+    pub x: &'a Tensor,
+    pub weight: &'a Matrix,
+    pub norm: Norm<'a>,
+    pub bias: Option<&'a Tensor>,
+    pub epilogue: Epilogue<'a>,
+    pub tokens: u32,
+    /// Floats from one row of x, y (and the epilogue's other) to the next.
+    pub x_stride: u32,
+    pub y_stride: u32,
+}
+
+impl MatMul<'_> {
+    pub fn dispatch(&self, y: &mut Tensor, policy: &policy::Policy) -> Dispatch {
+        let layout = &self.weight.layout;
+        let kernel = variant(mat_mul::FAMILY, layout.format);
+        let (norm, gain, scale, eps) = match self.norm {
+            Norm::None => (0, self.x, self.x, 0.0),
+            Norm::Fused { gain, eps } => (1, gain, self.x, eps),
+            Norm::Scaled(scale) => (2, self.x, scale, 0.0),
+        };
+        let (epilogue, other) = match self.epilogue {
+            Epilogue::Store => (0, self.x),
+            Epilogue::Add(other) => (1, other),
+            Epilogue::Gate(other) => (2, other),
+            Epilogue::GateUp => (3, self.x),
+        };
+        let shape = policy.mat_mul(layout, self.tokens, epilogue == 3);
+        let groups = [layout.tiles.div_ceil(shape.rows), self.tokens.div_ceil(shape.tokens), 1];
+        let traffic = layout.bytes + u64::from(self.tokens) * 4 * u64::from(layout.cols + self.weight.rows);
+        let spec = mat_mul::Spec {
+            local_size: TILE_ROWS * shape.parts,
+            rows: shape.rows,
+            tokens: shape.tokens,
+            norm,
+            epilogue,
+            bias: self.bias.is_some(),
+            ragged: !layout.cols.is_multiple_of(BLOCK_COLS),
+        };
+        let args = mat_mul::Args {
+            x: self.x,
+            gain,
+            scale,
+            weight: &self.weight.tensor,
+            bias: self.bias.unwrap_or(self.x),
+            other,
+            y,
+            cols: layout.cols,
+            rows: self.weight.rows,
+            tokens: self.tokens,
+            x_stride: self.x_stride,
+            y_stride: self.y_stride,
+            tiles: layout.tiles,
+            high: layout.high,
+            scales: layout.scales,
+            supers: layout.supers,
+            eps,
+        };
+        mat_mul::dispatch(kernel, spec, args, groups).traffic(traffic)
+    }
+}
+
+/// y[r] = the embedding of `rows[r]`'s token, for the first `count` rows.
+pub fn embed(rows: &Tensor, weight: &Matrix, y: &mut Tensor, count: u32) -> Dispatch {
+    let layout = &weight.layout;
+    let args = embed::Args {
+        rows,
+        weight: &weight.tensor,
+        y,
+        cols: layout.cols,
+        vocabulary: weight.rows,
+        high: layout.high,
+        scales: layout.scales,
+        supers: layout.supers,
+    };
+    let spec = embed::Spec { local_size: 32 };
+    let traffic = u64::from(count) * (layout.bytes / u64::from(layout.tiles * TILE_ROWS) + 4 * u64::from(layout.cols));
+    embed::dispatch(variant(embed::FAMILY, layout.format), spec, args, [count, 1, 1]).traffic(traffic)
+}
+
+/// Where a file's rows go in a repacked matrix: row i becomes row l = first_row + i, in tile
+/// (l / 32) × tile_step + first_tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub first_row: u32,
+    pub first_tile: u32,
+    pub tile_step: u32,
+}
+
+/// Repacks `rows` rows of `file`, as the GGUF file holds them, into `weight`.
+pub fn repack(file: &Tensor, rows: u32, weight: &mut Tensor, layout: &Layout, placement: Placement) -> Dispatch {
+    let args = repack::Args {
+        file,
+        weight,
+        rows,
+        cols: layout.cols,
+        first_row: placement.first_row,
+        first_tile: placement.first_tile,
+        tile_step: placement.tile_step,
+        high: layout.high,
+        scales: layout.scales,
+        supers: layout.supers,
+    };
+    let groups = [(rows * layout.blocks()).div_ceil(policy::REPACK_LOCAL_SIZE), 1, 1];
+    let spec = repack::Spec { local_size: policy::REPACK_LOCAL_SIZE };
+    repack::dispatch(variant(repack::FAMILY, layout.format), spec, args, groups).traffic(2 * file.bytes)
+}

@@ -1,0 +1,43 @@
+//! Tuning: pure functions from a device's nature and a shape to a kernel's geometry. Every constant names the device and
+//! the date of its measurement.
+
+use super::layout::Layout;
+
+/// Lanes of a repack workgroup; it is bound by memory everywhere, any small multiple of a subgroup does.
+pub const REPACK_LOCAL_SIZE: u32 = 64;
+
+/// What the choice depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// A CPU driver: few threads, wide vectors, cheap uniform loads, dear barriers.
+    pub software: bool,
+}
+
+/// Geometry of `mat_mul`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatMulShape {
+    /// Rows, and so tiles, of one lane.
+    pub rows: u32,
+    /// Tokens of one lane.
+    pub tokens: u32,
+    /// Parts of a workgroup that share the columns.
+    pub parts: u32,
+}
+
+impl Policy {
+    pub fn mat_mul(&self, layout: &Layout, tokens: u32, gate_up: bool) -> MatMulShape {
+        let wide = if self.software { self.mat_mul_software(tokens) } else { self.mat_mul_gpu(layout, tokens) };
+        // Gate and up tiles alternate: a lane needs both.
+        MatMulShape { rows: if gate_up { wide.rows.max(2) } else { wide.rows.min(layout.tiles) }, ..wide }
+    }
+
+    fn mat_mul_software(&self, tokens: u32) -> MatMulShape {
+        let tile = tokens.min(4);
+        MatMulShape { rows: 4, tokens: tile, parts: 1 }
+    }
+
+    fn mat_mul_gpu(&self, layout: &Layout, tokens: u32) -> MatMulShape {
+        let parts = if tokens <= 2 { 8.min(layout.blocks()).max(1) } else { 4 };
+        MatMulShape { rows: if tokens == 1 { 1 } else { 2 }, tokens: tokens.min(8), parts }
+    }
+}
