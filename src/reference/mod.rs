@@ -1,6 +1,7 @@
 //! The CPU reference: one plain twin per kernel, and an executor that runs any plan with them. It exists to be read and
 //! compared with; it is never chosen to serve.
 
+mod matrix;
 mod memory;
 mod norm;
 
@@ -18,7 +19,12 @@ pub fn twin(family: &str) -> Option<Twin> {
     Some(*twin)
 }
 
-const TWINS: &[(&str, Twin)] = &[("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory))];
+const TWINS: &[(&str, Twin)] = &[
+    ("embed", |dispatch, memory| matrix::embed(dispatch.kernel, &kernels::embed::resolve(dispatch), memory)),
+    ("mat_mul", |dispatch, memory| matrix::mat_mul(dispatch.kernel, &kernels::mat_mul::resolve(dispatch), memory)),
+    ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),
+    ("repack", |dispatch, memory| matrix::repack(dispatch.kernel, &kernels::repack::resolve(dispatch), memory)),
+];
 
 /// Runs plans one dispatch after another, at once, on the calling thread.
 #[derive(Default)]

@@ -1,6 +1,7 @@
 //! Every kernel against its twin on a table of ragged shapes, with canaries around every buffer.
 
 mod harness;
+mod matrix;
 mod norm;
 
 use harness::Case;
@@ -8,7 +9,7 @@ use hesper::{kernels::KERNELS, plan::Executor, plan::Region, reference};
 
 /// The case table, by kernel family.
 fn cases() -> Vec<Case> {
-    [norm::cases()].into_iter().flatten().collect()
+    [matrix::cases(), norm::cases()].into_iter().flatten().collect()
 }
 
 #[test]
