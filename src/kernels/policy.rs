@@ -25,6 +25,11 @@ pub struct MatMulShape {
 }
 
 impl Policy {
+    /// Whether mat_mul normalizes its input itself, for this many tokens.
+    pub fn fuses_norm(&self, tokens: u32) -> bool {
+        tokens <= 2
+    }
+
     pub fn mat_mul(&self, layout: &Layout, tokens: u32, gate_up: bool) -> MatMulShape {
         let wide = if self.software { self.mat_mul_software(tokens) } else { self.mat_mul_gpu(layout, tokens) };
         // Gate and up tiles alternate: a lane needs both.

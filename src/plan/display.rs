@@ -9,6 +9,7 @@ impl Display for Region {
             Region::Weights(part) => write!(f, "weights{part}"),
             Region::Cache(part) => write!(f, "cache{part}"),
             Region::Arena => f.write_str("arena"),
+            Region::Logits => f.write_str("logits"),
             Region::Step => f.write_str("step"),
             Region::Output => f.write_str("output"),
             Region::Staging => f.write_str("staging"),

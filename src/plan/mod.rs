@@ -18,6 +18,8 @@ pub enum Region {
     Cache(u16),
     /// Activations; device memory, never mapped, shared by all plans.
     Arena,
+    /// Raw logits of the last plan, at one place so that the host can ask for them; device memory, never mapped.
+    Logits,
     /// What changes from token to token: written by the host between plans, read and advanced by kernels. Mapped.
     Step,
     /// What the host polls: the ring of sampled tokens. Mapped.

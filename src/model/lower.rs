@@ -1,0 +1,278 @@
+//! Lowering: an architecture, dimensions, placed weights and a plan key become a plan. The only function that turns
+//! models into work.
+
+use super::architecture::{Architecture, RopePairs};
+use super::dims::Dims;
+use super::memory::{Sizes, State};
+use super::weights::{GateUp, Layer, Weights};
+use crate::kernels::attention::{self, Pairs};
+use crate::kernels::layout::Matrix;
+use crate::kernels::matrix::{self, Epilogue, MatMul, Norm};
+use crate::kernels::norm;
+use crate::kernels::policy::Policy;
+use crate::kernels::sampling::{Advanced, Sample};
+use crate::plan::{Builder, Plan, Tensor};
+use std::fmt;
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mode {
+    /// One token of each of the first `rows` sequences, from the decode rows; all are sampled.
+    Decode,
+    /// `rows` tokens of prompts, from the prefill rows; the first `outputs` of the output list are sampled.
+    Prefill,
+    /// As prefill, but the logits of the outputs are only left for the host.
+    Logits,
+}
+
+/// Names a plan of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PlanKey {
+    pub mode: Mode,
+    pub rows: u32,
+    pub outputs: u32,
+}
+
+impl PlanKey {
+    pub fn decode(rows: u32) -> PlanKey {
+        PlanKey { mode: Mode::Decode, rows, outputs: rows }
+    }
+}
+
+impl fmt::Display for PlanKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = match self.mode {
+            Mode::Decode => "decode",
+            Mode::Prefill => "prefill",
+            Mode::Logits => "logits",
+        };
+        write!(f, "{mode} rows={} outputs={}", self.rows, self.outputs)
+    }
+}
+
+/// A model as far as plans are concerned.
+pub struct Model {
+    pub architecture: &'static Architecture,
+    pub dims: Dims,
+    pub sizes: Sizes,
+    pub weights: Weights,
+    pub state: State,
+    pub policy: Policy,
+}
+
+impl Model {
+    /// The plan that `key` names.
+    pub fn lower(&self, key: PlanKey) -> Plan {
+        let mut lowering = Lowering { model: self, key, builder: Builder::default() };
+        let (rows, outputs) = match key.mode {
+            Mode::Decode => (&self.state.decode_rows, &self.state.every_row),
+            Mode::Prefill | Mode::Logits => (&self.state.prefill_rows, &self.state.prefill_outputs),
+        };
+        let mut x = lowering.floats(key.rows, self.dims.width);
+        let embed = matrix::embed(rows, &self.weights.embedding, &mut x, key.rows);
+        lowering.builder.push(embed.named("embed"));
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            x = lowering.layer(index, layer, x, rows);
+        }
+        if key.outputs > 0 {
+            lowering.head(&x, outputs);
+            if key.mode != Mode::Logits {
+                lowering.sample(rows, outputs);
+            }
+        }
+        lowering.builder.finish(key.to_string())
+    }
+}
+
+struct Lowering<'a> {
+    model: &'a Model,
+    key: PlanKey,
+    builder: Builder,
+}
+
+impl Lowering<'_> {
+    /// A scratch tensor of `[rows][cols]` floats.
+    fn floats(&mut self, rows: u32, cols: u32) -> Tensor {
+        self.builder.scratch(u64::from(rows) * u64::from(cols) * 4)
+    }
+
+    fn attention_shape(&self) -> attention::Shape {
+        let dims = &self.model.dims;
+        attention::Shape {
+            heads: dims.heads,
+            kv_heads: dims.kv_heads,
+            head_dim: dims.head_dim,
+            rotary: dims.rotary,
+            pairs: match self.model.architecture.rope {
+                RopePairs::Adjacent => Pairs::Adjacent,
+                RopePairs::Halves => Pairs::Halves,
+            },
+            max_blocks: self.model.sizes.blocks_a_sequence(),
+        }
+    }
+
+    fn layer(&mut self, index: usize, layer: &Layer, x: Tensor, rows: &Tensor) -> Tensor {
+        let dims = &self.model.dims;
+        let attended = self.attention(index, layer, &x, rows);
+        let bias = layer.output_bias.as_ref();
+        let label = format!("layer {index} output");
+        let x = self.product(label, &layer.output, &attended, bias, Epilogue::Add(&x));
+        let gated = match &layer.gate_up {
+            GateUp::Interleaved(gate_up) => {
+                let parts = [(gate_up, 0)];
+                let label = format!("layer {index} gate up");
+                self.normed(label, &parts, &x, &layer.feed_forward_norm, None, || Epilogue::GateUp)
+            }
+            GateUp::Separate { gate, up } => {
+                let label = format!("layer {index} gate");
+                let gain = &layer.feed_forward_norm;
+                let gate = self.normed(label, &[(gate, 0)], &x, gain, None, || Epilogue::Store);
+                self.normed(format!("layer {index} up"), &[(up, 0)], &x, gain, None, || Epilogue::Gate(&gate))
+            }
+        };
+        debug_assert_eq!(gated.bytes, u64::from(self.key.rows * dims.feed_forward) * 4);
+        self.product(format!("layer {index} down"), &layer.down, &gated, None, Epilogue::Add(&x))
+    }
+
+    fn attention(&mut self, index: usize, layer: &Layer, x: &Tensor, rows: &Tensor) -> Tensor {
+        let parts: Vec<_> = layer.query_key_value.iter().map(|part| (&part.matrix, part.first_output)).collect();
+        let bias = layer.query_key_value_bias.as_ref();
+        let label = format!("layer {index} qkv");
+        let qkv = self.normed(label, &parts, x, &layer.attention_norm, bias, || Epilogue::Store);
+
+        let dims = &self.model.dims;
+        let shape = self.attention_shape();
+        let mut attended = self.floats(self.key.rows, dims.heads * dims.head_dim);
+        let (mut keys, mut values) = (self.model.state.keys[index].clone(), self.model.state.values[index].clone());
+        let gains =
+            layer.query_key_norm.as_ref().map(|(query, key)| attention::Gains { query, key, eps: dims.norm_eps });
+        let inputs =
+            attention::Inputs { gains, rope: &self.model.weights.rope, rows, blocks: &self.model.state.blocks };
+        let cache = attention::Cache { keys: &mut keys, values: &mut values };
+        let count = self.key.rows;
+        if self.key.mode == Mode::Decode {
+            let attend = attention::attend_decode(&shape, &qkv, inputs, cache, &mut attended, count);
+            self.builder.push(attend.named(format!("layer {index} attend")));
+        } else {
+            let mut queries = self.floats(count, dims.heads * dims.head_dim);
+            let store = attention::rope_store(&shape, &qkv, &inputs, cache, &mut queries, count);
+            self.builder.push(store.named(format!("layer {index} rope store")));
+            let cache = attention::Cache { keys: &mut keys, values: &mut values };
+            let attend = attention::attend(&shape, &queries, inputs, cache, &mut attended, count);
+            self.builder.push(attend.named(format!("layer {index} attend")));
+        }
+        attended
+    }
+
+    /// y = epilogue(weight · x + bias), rows back to back.
+    fn product(
+        &mut self,
+        label: String,
+        weight: &Matrix,
+        x: &Tensor,
+        bias: Option<&Tensor>,
+        epilogue: Epilogue<'_>,
+    ) -> Tensor {
+        let mut y = self.floats(self.key.rows, weight.rows);
+        let product = MatMul {
+            x,
+            weight,
+            norm: Norm::None,
+            bias,
+            epilogue,
+            tokens: self.key.rows,
+            x_stride: weight.layout.cols,
+            y_stride: weight.rows,
+        };
+        self.builder.push(product.dispatch(&mut y, &self.model.policy).named(label));
+        y
+    }
+
+    /// The same for the normalized x, and for matrices whose outputs stand side by side from a first one on.
+    fn normed<'b>(
+        &mut self,
+        label: String,
+        parts: &[(&Matrix, u32)],
+        x: &Tensor,
+        gain: &Tensor,
+        bias: Option<&Tensor>,
+        epilogue: impl Fn() -> Epilogue<'b>,
+    ) -> Tensor {
+        let dims = &self.model.dims;
+        let count = self.key.rows;
+        let y_stride: u32 = parts.iter().map(|(matrix, _)| matrix.rows).sum();
+        let y = self.floats(count, y_stride);
+        let scaled = (!self.model.policy.fuses_norm(count)).then(|| {
+            let select = &self.model.state.every_row;
+            self.norm(format!("{label} norm"), x, gain, select, count)
+        });
+        for &(weight, first_output) in parts {
+            let offset = u64::from(first_output) * 4;
+            let mut target = y.part(offset, y.bytes - offset);
+            let bias = bias.map(|bias| bias.part(offset, u64::from(weight.rows) * 4));
+            let (x, norm) = match &scaled {
+                Some((scaled, scale)) => (scaled, Norm::Scaled(scale)),
+                None => (x, Norm::Fused { gain, eps: dims.norm_eps }),
+            };
+            let product = MatMul {
+                x,
+                weight,
+                norm,
+                bias: bias.as_ref(),
+                epilogue: epilogue(),
+                tokens: count,
+                x_stride: dims.width,
+                y_stride,
+            };
+            self.builder.push(product.dispatch(&mut target, &self.model.policy).named(label.clone()));
+        }
+        y
+    }
+
+    /// x × gain of the selected rows, and the 1/rms that is still missing.
+    fn norm(&mut self, label: String, x: &Tensor, gain: &Tensor, select: &Tensor, outputs: u32) -> (Tensor, Tensor) {
+        let dims = &self.model.dims;
+        let (mut y, mut scale) = (self.floats(outputs, dims.width), self.floats(outputs, 1));
+        let args = norm::Args { x, gain, select, y: &mut y, scale: &mut scale, cols: dims.width, eps: dims.norm_eps };
+        let traffic = 8 * u64::from(outputs) * u64::from(dims.width);
+        let dispatch = norm::dispatch(&norm::NORM, norm::Spec { local_size: 32 }, args, [outputs, 1, 1]);
+        self.builder.push(dispatch.traffic(traffic).named(label));
+        (y, scale)
+    }
+
+    /// Logits of the output rows.
+    fn head(&mut self, x: &Tensor, outputs: &Tensor) {
+        let model = self.model;
+        let (normed, scale) = self.norm("final norm".into(), x, &model.weights.final_norm, outputs, self.key.outputs);
+        let mut logits = model.state.logits.clone();
+        let product = MatMul {
+            x: &normed,
+            weight: &model.weights.head,
+            norm: Norm::Scaled(&scale),
+            bias: None,
+            epilogue: Epilogue::Store,
+            tokens: self.key.outputs,
+            x_stride: model.dims.width,
+            y_stride: model.dims.vocabulary,
+        };
+        self.builder.push(product.dispatch(&mut logits, &model.policy).named("head"));
+    }
+
+    fn sample(&mut self, rows: &Tensor, outputs: &Tensor) {
+        let state = &self.model.state;
+        let sample = Sample {
+            logits: &state.logits,
+            outputs,
+            rows,
+            sampling: &state.sampling,
+            biases: &state.biases,
+            output_count: self.key.outputs,
+            vocabulary: self.model.dims.vocabulary,
+            logits_stride: self.model.dims.vocabulary,
+        };
+        let (mut counts, mut next, mut ring) = (state.counts.clone(), state.decode_rows.clone(), state.ring.clone());
+        let advanced = Advanced { counts: &mut counts, next: &mut next, ring: &mut ring };
+        let mut scratch = self.builder.scratch(sample.scratch_bytes());
+        self.builder.push(sample.dispatch(&mut scratch, advanced, &self.model.policy).named("sample"));
+    }
+}

@@ -1,0 +1,189 @@
+//! The memory beside the weights: the step, the ring of sampled tokens, the logits and the cache, all sized once from the
+//! longest sequence; and the budget that everything must fit.
+
+use super::ModelError;
+use super::dims::Dims;
+use crate::kernels::{BLOCK_TOKENS, Bias, MAX_BIAS, RING_TOKENS, Row, Sampling};
+use crate::plan::{Region, Tensor};
+use std::fmt;
+
+/// Bytes after which the cache begins a new allocation; see the weights' constant of the same kind.
+const REGION_BYTES: u64 = 1 << 30;
+/// Alignment of tensors inside a region.
+const ALIGN_BYTES: u64 = 256;
+
+/// What the memory is sized by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Sequences that may be alive at once.
+    pub sequences: u32,
+    /// Longest sequence, prompt and answer together.
+    pub context_tokens: u32,
+    /// Most rows of a prefill plan.
+    pub chunk_rows: u32,
+}
+
+impl Sizes {
+    /// Blocks of the cache for one sequence. One more than the context needs: decode submissions in flight may run a few
+    /// tokens past a sequence's end before the host sees it.
+    pub fn blocks_a_sequence(&self) -> u32 {
+        self.context_tokens.div_ceil(BLOCK_TOKENS) + 1
+    }
+
+    /// Positions that kernels may be asked for.
+    pub fn positions(&self) -> u32 {
+        self.blocks_a_sequence() * BLOCK_TOKENS
+    }
+}
+
+/// Every tensor beside the weights.
+#[derive(Debug)]
+pub struct State {
+    /// [`Row`] for each sequence: what decode evaluates next.
+    pub decode_rows: Tensor,
+    /// [`Row`] for each row of a prefill plan.
+    pub prefill_rows: Tensor,
+    /// Row indices 0, 1, 2, …: the list of a plan of which every row is an output.
+    pub every_row: Tensor,
+    /// Which rows of a prefill plan have an output.
+    pub prefill_outputs: Tensor,
+    /// [`Sampling`] for each sequence.
+    pub sampling: Tensor,
+    /// [`Bias`]`[sequence][MAX_BIAS]`.
+    pub biases: Tensor,
+    /// u32`[sequence][vocabulary]`: see `IN_PROMPT`.
+    pub counts: Tensor,
+    /// Block table, u32`[sequence][blocks_a_sequence]`.
+    pub blocks: Tensor,
+    /// u32`[sequence][RING_TOKENS]`.
+    pub ring: Tensor,
+    /// Raw logits of the last plan, f32`[outputs][vocabulary]`.
+    pub logits: Tensor,
+    /// For each layer.
+    pub keys: Vec<Tensor>,
+    pub values: Vec<Tensor>,
+    /// Regions to allocate beside weights, arena and staging.
+    pub region_bytes: Vec<(Region, u64)>,
+}
+
+impl State {
+    pub fn place(dims: &Dims, sizes: &Sizes) -> State {
+        let mut step = Bump::new(Region::Step);
+        let sequences = u64::from(sizes.sequences);
+        let rows = |count: u32| u64::from(count) * size_of::<Row>() as u64;
+        let words = |count: u64| count * 4;
+        let outputs = sizes.chunk_rows.max(sizes.sequences);
+        let mut cache = Vec::new();
+        let layer_bytes = 2
+            * sequences
+            * u64::from(sizes.blocks_a_sequence())
+            * u64::from(BLOCK_TOKENS * dims.kv_heads * dims.head_dim);
+        let mut place_cache = || (0..dims.layers).map(|_| place_in(&mut cache, layer_bytes)).collect::<Vec<_>>();
+        let (keys, values) = (place_cache(), place_cache());
+        let ring_bytes = words(sequences * u64::from(RING_TOKENS));
+        let logits_bytes = words(u64::from(outputs) * u64::from(dims.vocabulary));
+        let mut state = State {
+            decode_rows: step.take(rows(sizes.sequences)),
+            prefill_rows: step.take(rows(sizes.chunk_rows)),
+            every_row: step.take(words(u64::from(outputs))),
+            prefill_outputs: step.take(words(u64::from(sizes.chunk_rows))),
+            sampling: step.take(sequences * size_of::<Sampling>() as u64),
+            biases: step.take(sequences * u64::from(MAX_BIAS) * size_of::<Bias>() as u64),
+            counts: step.take(words(sequences * u64::from(dims.vocabulary))),
+            blocks: step.take(words(sequences * u64::from(sizes.blocks_a_sequence()))),
+            ring: Tensor::new(Region::Output, 0, ring_bytes),
+            logits: Tensor::new(Region::Logits, 0, logits_bytes),
+            keys,
+            values,
+            region_bytes: Vec::new(),
+        };
+        state.region_bytes =
+            vec![(Region::Step, step.bytes), (Region::Output, ring_bytes), (Region::Logits, logits_bytes)];
+        state.region_bytes.extend((0..).map(Region::Cache).zip(cache));
+        state
+    }
+
+    pub fn cache_bytes(&self) -> u64 {
+        self.bytes_of(|region| matches!(region, Region::Cache(_)))
+    }
+
+    /// Everything that is not the cache.
+    pub fn other_bytes(&self) -> u64 {
+        self.bytes_of(|region| !matches!(region, Region::Cache(_)))
+    }
+
+    fn bytes_of(&self, wanted: impl Fn(&Region) -> bool) -> u64 {
+        self.region_bytes.iter().filter(|(region, _)| wanted(region)).map(|(_, bytes)| bytes).sum()
+    }
+}
+
+struct Bump {
+    region: Region,
+    bytes: u64,
+}
+
+impl Bump {
+    fn new(region: Region) -> Bump {
+        Bump { region, bytes: 0 }
+    }
+
+    fn take(&mut self, bytes: u64) -> Tensor {
+        let tensor = Tensor::new(self.region, self.bytes, bytes);
+        self.bytes = tensor.end_bytes().next_multiple_of(ALIGN_BYTES);
+        tensor
+    }
+}
+
+fn place_in(cache: &mut Vec<u64>, bytes: u64) -> Tensor {
+    if !cache.last().is_some_and(|used| used + bytes <= REGION_BYTES) {
+        cache.push(0);
+    }
+    let part = cache.len() - 1;
+    let tensor = Tensor::new(Region::Cache(part as u16), cache[part], bytes);
+    cache[part] = tensor.end_bytes().next_multiple_of(ALIGN_BYTES);
+    tensor
+}
+
+/// What a model will take of the device, known before anything is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    pub weights_bytes: u64,
+    pub cache_bytes: u64,
+    pub arena_bytes: u64,
+    /// Step, ring, logits and staging.
+    pub other_bytes: u64,
+    pub budget_bytes: u64,
+}
+
+impl MemoryPlan {
+    pub fn total_bytes(&self) -> u64 {
+        self.weights_bytes + self.cache_bytes + self.arena_bytes + self.other_bytes
+    }
+
+    /// An error with figures when the total exceeds the budget.
+    pub fn check(&self) -> Result<(), ModelError> {
+        if self.total_bytes() <= self.budget_bytes {
+            return Ok(());
+        }
+        Err(ModelError::Budget(format!(
+            "the model does not fit: it needs {self}. Give it more with --memory-budget, shorten the context with --ctx, \
+             or take a smaller or more strongly quantized model"
+        )))
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
+        write!(
+            f,
+            "weights {:.1} / KV {:.1} / arena {:.1} / other {:.1} / total {:.1} of {:.1} MiB",
+            mib(self.weights_bytes),
+            mib(self.cache_bytes),
+            mib(self.arena_bytes),
+            mib(self.other_bytes),
+            mib(self.total_bytes()),
+            mib(self.budget_bytes)
+        )
+    }
+}
