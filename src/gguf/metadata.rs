@@ -118,7 +118,7 @@ fn read_elements(cursor: &mut Cursor, element: ValueKind, count: u64) -> Result<
     let start = cursor.at();
     match element.fixed_bytes() {
         Some(bytes) => {
-            let total = count.checked_mul(bytes as u64).unwrap_or(u64::MAX);
+            let total = count.saturating_mul(bytes as u64);
             check_bools(element, cursor.take(total, &format!("an array of {count} {}", element.name()))?, start)
         }
         None if element == ValueKind::Array => {
