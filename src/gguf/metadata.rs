@@ -237,7 +237,7 @@ impl Gguf {
     ) -> Result<Option<T>, Error> {
         let Some(value) = self.value(key) else { return Ok(None) };
         convert(value).map(Some).ok_or_else(|| Error::WrongKind {
-            file: self.file.clone(),
+            file: self.file().to_owned(),
             key: key.to_owned(),
             found: super::inspect::describe(value),
             wanted,
@@ -245,7 +245,7 @@ impl Gguf {
     }
 
     fn required<T>(&self, key: &str, found: Option<T>) -> Result<T, Error> {
-        found.ok_or_else(|| Error::MissingKey { file: self.file.clone(), key: key.to_owned() })
+        found.ok_or_else(|| Error::MissingKey { file: self.file().to_owned(), key: key.to_owned() })
     }
 }
 

@@ -42,7 +42,6 @@ const ALIGNMENT_MAX: u32 = 65_536;
 /// The file must not be changed while it is open: replace models by renaming, not by writing over them.
 #[derive(Debug)]
 pub struct Gguf {
-    file: String,
     version: u32,
     alignment: usize,
     metadata: Metadata,
@@ -54,6 +53,7 @@ pub struct Gguf {
 
 #[derive(Debug)]
 struct Part {
+    file: String,
     bytes: Bytes,
 }
 
@@ -90,7 +90,7 @@ impl Gguf {
         let gguf = Gguf::read(name.to_owned(), Bytes::Owned(bytes), 0)?;
         if split::Split::of(&gguf)?.is_some() {
             let problem = "it is one part of a split model, which can only be opened by its path".to_owned();
-            return Err(Error::Split { file: gguf.file, problem });
+            return Err(Error::Split { file: gguf.file().to_owned(), problem });
         }
         gguf.indexed()
     }
@@ -117,8 +117,8 @@ impl Gguf {
     fn read(file: String, bytes: Bytes, part: usize) -> Result<Gguf, Error> {
         match parse_part(&bytes, part) {
             Ok(Parsed { version, alignment, metadata, tensors }) => {
-                let parts = vec![Part { bytes }];
-                Ok(Gguf { file, version, alignment, metadata, tensors, by_name: Vec::new(), parts })
+                let parts = vec![Part { file, bytes }];
+                Ok(Gguf { version, alignment, metadata, tensors, by_name: Vec::new(), parts })
             }
             Err(fault) => Err(fault.in_file(&file)),
         }
@@ -128,14 +128,15 @@ impl Gguf {
     fn indexed(mut self) -> Result<Gguf, Error> {
         self.by_name = index_by_name(&self.tensors, |tensor| &tensor.name).map_err(|second| {
             let tensor = &self.tensors[second];
-            Fault::damaged(tensor.offset, "the tensor's name occurs twice").in_tensor(&tensor.name).in_file(&self.file)
+            let fault = Fault::damaged(tensor.offset, "the tensor's name occurs twice").in_tensor(&tensor.name);
+            fault.in_file(&self.parts[tensor.part].file)
         })?;
         Ok(self)
     }
 
     /// The path (or name) that the model was opened by.
     pub fn file(&self) -> &str {
-        &self.file
+        &self.parts[0].file
     }
 
     /// 2 or 3.
@@ -169,7 +170,8 @@ impl Gguf {
     }
 
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo, Error> {
-        self.opt_tensor(name).ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.to_owned() })
+        self.opt_tensor(name)
+            .ok_or_else(|| Error::MissingTensor { file: self.file().to_owned(), tensor: name.to_owned() })
     }
 
     /// The tensor's blocks, as they lie in the file: `info.bytes` bytes.
