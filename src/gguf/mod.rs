@@ -251,7 +251,7 @@ fn read_alignment(metadata: &Metadata, bytes: &[u8]) -> Result<usize, Fault> {
 
 /// Positions of `items` ordered by name, or the position of the second of two with the same name.
 fn index_by_name<T>(items: &[T], name: impl Fn(&T) -> &String) -> Result<Vec<u32>, usize> {
-    // At most TENSORS_MAX items a part, and 65,535 parts of a split: checked to fit in u32 by the callers' limits.
+    // METADATA_MAX and TENSORS_MAX (which holds for all parts of a split together) keep positions within u32.
     let mut order: Vec<u32> = (0..items.len() as u32).collect();
     order.sort_by_key(|i| name(&items[*i as usize]));
     match order.windows(2).find(|pair| name(&items[pair[0] as usize]) == name(&items[pair[1] as usize])) {
