@@ -123,22 +123,46 @@ fn worst(field: Field, own: u64, file_bytes: u64) -> Vec<u64> {
 fn sampled(fields: &[(Field, usize)], kind: Field, wanted: usize) -> Vec<(Field, usize)> {
     let of_kind: Vec<_> = fields.iter().copied().filter(|(field, _)| *field == kind).collect();
     let last = of_kind.len() - 1;
-    (0..wanted.min(of_kind.len())).map(|i| of_kind[i * last / (wanted - 1).max(1).min(last.max(1))]).collect()
+    (0..wanted.min(of_kind.len())).map(|i| of_kind[i * last / (wanted - 1).min(last).max(1)]).collect()
 }
 
+/// One way to damage the file: `length` bytes of it are kept, and `bytes` put at `at`.
 struct Mutation {
     what: String,
-    file: Vec<u8>,
+    length: usize,
+    at: usize,
+    bytes: Vec<u8>,
     /// No correct reading exists, so an error is the only right answer.
     fatal: bool,
+}
+
+impl Mutation {
+    fn apply(&self, file: &[u8]) -> Vec<u8> {
+        let mut damaged = file[..self.length].to_vec();
+        damaged[self.at..self.at + self.bytes.len()].copy_from_slice(&self.bytes);
+        damaged
+    }
 }
 
 fn mutations(file: &[u8]) -> Vec<Mutation> {
     let mut walk = Walk { file, at: 0, fields: Vec::new() };
     walk.header();
     let (fields, header_end) = (walk.fields, walk.at);
+    let cut = |length: usize| Mutation {
+        what: format!("cut to {length} bytes"),
+        length,
+        at: 0,
+        bytes: Vec::new(),
+        fatal: true,
+    };
+    let put = |what: String, at: usize, bytes: &[u8], fatal: bool| Mutation {
+        what,
+        length: file.len(),
+        at,
+        bytes: bytes.to_vec(),
+        fatal,
+    };
     let mut all = Vec::new();
-    let mut chosen = Vec::new();
     for (kind, wanted) in [
         (Field::Count, 8),
         (Field::Length, 12),
@@ -148,36 +172,25 @@ fn mutations(file: &[u8]) -> Vec<Mutation> {
         (Field::TensorKind, 6),
         (Field::Offset, 8),
     ] {
-        chosen.extend(sampled(&fields, kind, wanted));
-    }
-    for (field, at) in &chosen {
-        let bytes = if matches!(field, Field::ValueKind | Field::Rank | Field::TensorKind) { 4 } else { 8 };
-        let mut own = [0; 8];
-        own[..bytes].copy_from_slice(&file[*at..at + bytes]);
-        for value in worst(*field, u64::from_le_bytes(own), file.len() as u64) {
-            let mut mutated = file.to_vec();
-            mutated[*at..at + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
-            let fatal = value == u64::MAX;
-            all.push(Mutation { what: format!("{field:?} at {at} set to {value}"), file: mutated, fatal });
+        for (field, at) in sampled(&fields, kind, wanted) {
+            let bytes = if matches!(field, Field::ValueKind | Field::Rank | Field::TensorKind) { 4 } else { 8 };
+            let mut own = [0; 8];
+            own[..bytes].copy_from_slice(&file[at..at + bytes]);
+            for value in worst(field, u64::from_le_bytes(own), file.len() as u64) {
+                let what = format!("{field:?} at {at} set to {value}");
+                all.push(put(what, at, &value.to_le_bytes()[..bytes], value == u64::MAX));
+            }
+            all.extend([cut(at), cut(at + bytes / 2), cut(at + bytes)]);
         }
-        let cut = |length: usize| Mutation {
-            what: format!("cut to {length} bytes, near a {field:?}"),
-            file: file[..length].to_vec(),
-            fatal: true,
-        };
-        all.extend([cut(*at), cut(at + bytes / 2), cut(at + bytes)]);
     }
-    for length in [0, 1, 3, 4, 7, 8, 23, 24, header_end - 1, header_end, file.len() / 2, file.len() - 64] {
-        all.push(Mutation { what: format!("cut to {length}"), file: file[..length].to_vec(), fatal: true });
-    }
+    let ends = [0, 1, 3, 4, 7, 8, 23, 24, header_end - 1, header_end, file.len() / 2, file.len() - 64];
+    all.extend(ends.map(cut));
     // A linear congruential generator (Knuth's constants): the same flips in every run.
     let mut state: u64 = 1;
     for _ in 0..150 {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let (at, bit) = ((state >> 33) as usize % header_end, (state >> 30) & 7);
-        let mut mutated = file.to_vec();
-        mutated[at] ^= 1 << bit;
-        all.push(Mutation { what: format!("bit {bit} of byte {at} flipped"), file: mutated, fatal: false });
+        all.push(put(format!("bit {bit} of byte {at} flipped"), at, &[file[at] ^ 1 << bit], false));
     }
     all
 }
@@ -200,12 +213,13 @@ fn five_hundred_damaged_files_are_refused_or_read() {
     let mutations = mutations(&file);
     assert!(mutations.len() >= 500, "only {} mutations", mutations.len());
     let (mut refused, mut slowest, mut most) = (0, Duration::ZERO, 0);
-    for Mutation { what, file, fatal } in mutations {
+    for mutation in mutations {
+        let (what, fatal, damaged) = (&mutation.what, mutation.fatal, mutation.apply(&file));
         // The whole header is about 70 KiB; nothing may need memory out of proportion to that.
         PEAK.set(HELD.get());
         let before = HELD.get();
         let start = Instant::now();
-        match Gguf::parse("damaged", file) {
+        match Gguf::parse("damaged", damaged) {
             Ok(gguf) => {
                 assert!(!fatal, "{what}: accepted");
                 read_all(&gguf);
