@@ -118,7 +118,7 @@ fn read_elements(cursor: &mut Cursor, element: ValueKind, count: u64) -> Result<
     let start = cursor.at();
     match element.fixed_bytes() {
         Some(bytes) => {
-            let total = count.checked_mul(bytes as u64).unwrap_or(u64::MAX);
+            let total = count.saturating_mul(bytes as u64);
             check_bools(element, cursor.take(total, &format!("an array of {count} {}", element.name()))?, start)
         }
         None if element == ValueKind::Array => {
@@ -237,7 +237,7 @@ impl Gguf {
     ) -> Result<Option<T>, Error> {
         let Some(value) = self.value(key) else { return Ok(None) };
         convert(value).map(Some).ok_or_else(|| Error::WrongKind {
-            file: self.file.clone(),
+            file: self.file().to_owned(),
             key: key.to_owned(),
             found: super::inspect::describe(value),
             wanted,
@@ -245,7 +245,7 @@ impl Gguf {
     }
 
     fn required<T>(&self, key: &str, found: Option<T>) -> Result<T, Error> {
-        found.ok_or_else(|| Error::MissingKey { file: self.file.clone(), key: key.to_owned() })
+        found.ok_or_else(|| Error::MissingKey { file: self.file().to_owned(), key: key.to_owned() })
     }
 }
 

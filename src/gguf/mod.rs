@@ -42,7 +42,6 @@ const ALIGNMENT_MAX: u32 = 65_536;
 /// The file must not be changed while it is open: replace models by renaming, not by writing over them.
 #[derive(Debug)]
 pub struct Gguf {
-    file: String,
     version: u32,
     alignment: usize,
     metadata: Metadata,
@@ -54,6 +53,7 @@ pub struct Gguf {
 
 #[derive(Debug)]
 struct Part {
+    file: String,
     bytes: Bytes,
 }
 
@@ -90,7 +90,7 @@ impl Gguf {
         let gguf = Gguf::read(name.to_owned(), Bytes::Owned(bytes), 0)?;
         if split::Split::of(&gguf)?.is_some() {
             let problem = "it is one part of a split model, which can only be opened by its path".to_owned();
-            return Err(Error::Split { file: gguf.file, problem });
+            return Err(Error::Split { file: gguf.file().to_owned(), problem });
         }
         gguf.indexed()
     }
@@ -117,8 +117,8 @@ impl Gguf {
     fn read(file: String, bytes: Bytes, part: usize) -> Result<Gguf, Error> {
         match parse_part(&bytes, part) {
             Ok(Parsed { version, alignment, metadata, tensors }) => {
-                let parts = vec![Part { bytes }];
-                Ok(Gguf { file, version, alignment, metadata, tensors, by_name: Vec::new(), parts })
+                let parts = vec![Part { file, bytes }];
+                Ok(Gguf { version, alignment, metadata, tensors, by_name: Vec::new(), parts })
             }
             Err(fault) => Err(fault.in_file(&file)),
         }
@@ -128,14 +128,15 @@ impl Gguf {
     fn indexed(mut self) -> Result<Gguf, Error> {
         self.by_name = index_by_name(&self.tensors, |tensor| &tensor.name).map_err(|second| {
             let tensor = &self.tensors[second];
-            Fault::damaged(tensor.offset, "the tensor's name occurs twice").in_tensor(&tensor.name).in_file(&self.file)
+            let fault = Fault::damaged(tensor.offset, "the tensor's name occurs twice").in_tensor(&tensor.name);
+            fault.in_file(&self.parts[tensor.part].file)
         })?;
         Ok(self)
     }
 
     /// The path (or name) that the model was opened by.
     pub fn file(&self) -> &str {
-        &self.file
+        &self.parts[0].file
     }
 
     /// 2 or 3.
@@ -169,7 +170,8 @@ impl Gguf {
     }
 
     pub fn tensor(&self, name: &str) -> Result<&TensorInfo, Error> {
-        self.opt_tensor(name).ok_or_else(|| Error::MissingTensor { file: self.file.clone(), tensor: name.to_owned() })
+        self.opt_tensor(name)
+            .ok_or_else(|| Error::MissingTensor { file: self.file().to_owned(), tensor: name.to_owned() })
     }
 
     /// The tensor's blocks, as they lie in the file: `info.bytes` bytes.
@@ -249,7 +251,7 @@ fn read_alignment(metadata: &Metadata, bytes: &[u8]) -> Result<usize, Fault> {
 
 /// Positions of `items` ordered by name, or the position of the second of two with the same name.
 fn index_by_name<T>(items: &[T], name: impl Fn(&T) -> &String) -> Result<Vec<u32>, usize> {
-    // At most TENSORS_MAX items a part, and 65,535 parts of a split: checked to fit in u32 by the callers' limits.
+    // METADATA_MAX and TENSORS_MAX (which holds for all parts of a split together) keep positions within u32.
     let mut order: Vec<u32> = (0..items.len() as u32).collect();
     order.sort_by_key(|i| name(&items[*i as usize]));
     match order.windows(2).find(|pair| name(&items[pair[0] as usize]) == name(&items[pair[1] as usize])) {

@@ -98,5 +98,5 @@ impl Stem {
 }
 
 fn problem(gguf: &Gguf, problem: String) -> Error {
-    Error::Split { file: gguf.file.clone(), problem }
+    Error::Split { file: gguf.file().to_owned(), problem }
 }
