@@ -1,6 +1,7 @@
 //! What the engine is asked and what it answers. This is the whole surface between `api` and `engine`: tokens in,
 //! tokens out. Text, templates, stop strings and JSON are none of its business.
 
+pub use crate::plan::DeviceLabel;
 use tokio::sync::mpsc;
 
 /// How the next token is chosen from the logits. The order is: logit bias, repetition, presence and frequency
@@ -109,23 +110,4 @@ pub struct ServedModel {
     pub context_tokens: u32,
     pub vocabulary: u32,
     pub device: DeviceLabel,
-}
-
-/// The device an engine runs on, as it is named on the first line, in `/health` and by `doctor`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceLabel {
-    pub name: String,
-    pub driver: String,
-    /// A CPU pretending to be a GPU.
-    pub software: bool,
-}
-
-impl std::fmt::Display for DeviceLabel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({}", self.name, self.driver)?;
-        if self.software {
-            write!(f, ", software")?;
-        }
-        write!(f, ")")
-    }
 }

@@ -24,6 +24,25 @@ pub enum ExecutorError {
     Device(String),
 }
 
+/// The device that plans run on, as it is named on the first line, in `/health` and by `doctor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceLabel {
+    pub name: String,
+    pub driver: String,
+    /// A CPU pretending to be a GPU.
+    pub software: bool,
+}
+
+impl std::fmt::Display for DeviceLabel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}", self.name, self.driver)?;
+        if self.software {
+            write!(f, ", software")?;
+        }
+        write!(f, ")")
+    }
+}
+
 /// Owns the memory of every region and runs plans on it, in the order of submission.
 pub trait Executor {
     /// Makes a region, zero-filled. Called once for each region, before any plan that uses it is prepared.

@@ -7,7 +7,7 @@ mod display;
 pub mod executor;
 pub mod hazards;
 
-pub use executor::{Executor, ExecutorError, Prepared, Ticket};
+pub use executor::{DeviceLabel, Executor, ExecutorError, Prepared, Ticket};
 
 /// Where a tensor lives. Executors give every region one contiguous allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,0 +1,267 @@
+//! [`Gpu`]: one device as an executor of plans.
+
+use super::device::{DeviceInfo, REQUIRED_FEATURES, compute_family};
+use super::memory::{self, Access, Block, access_of};
+use super::pipeline::Pipelines;
+use super::queue::{Queue, Raw};
+use super::record::{self, Place};
+use super::{Error, Vulkan};
+use crate::plan::{DeviceLabel, Executor, ExecutorError, Plan, Prepared, Region, Ticket};
+use ash::vk;
+use std::sync::Arc;
+use std::time::Duration;
+use vulkano::device::{Device, DeviceCreateInfo, QueueCreateInfo};
+
+/// Bytes that one copy out of unmapped memory moves.
+const READ_PIECE_BYTES: u64 = 1 << 20;
+
+/// Memory held, by whether it takes part of a virtual machine's window for mapped memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    pub device_bytes: u64,
+    pub mapped_bytes: u64,
+}
+
+/// A device with one queue, its regions, pipelines and recorded plans. Owned by one thread at a time.
+pub struct Gpu {
+    info: DeviceInfo,
+    max_groups: [u32; 3],
+    plans: Vec<Option<vk::CommandBuffer>>,
+    regions: Regions,
+    /// For reading unmapped memory; made when first needed.
+    read_piece: Option<Block>,
+    pipelines: Pipelines,
+    queue: Queue,
+    raw: Arc<Raw>,
+}
+
+/// The blocks of all regions, found without hashing: the host polls one of them.
+#[derive(Default)]
+struct Regions {
+    arena: Option<Block>,
+    step: Option<Block>,
+    output: Option<Block>,
+    staging: Option<Block>,
+    weights: Vec<Option<Block>>,
+    cache: Vec<Option<Block>>,
+}
+
+impl Regions {
+    fn get(&self, region: Region) -> Option<&Block> {
+        match region {
+            Region::Arena => self.arena.as_ref(),
+            Region::Step => self.step.as_ref(),
+            Region::Output => self.output.as_ref(),
+            Region::Staging => self.staging.as_ref(),
+            Region::Weights(part) => self.weights.get(usize::from(part))?.as_ref(),
+            Region::Cache(part) => self.cache.get(usize::from(part))?.as_ref(),
+            Region::Virtual(_) => None,
+        }
+    }
+
+    /// The place for a region's block; `None` for virtual regions, which have none.
+    fn slot(&mut self, region: Region) -> Option<&mut Option<Block>> {
+        fn part(parts: &mut Vec<Option<Block>>, index: u16) -> &mut Option<Block> {
+            let index = usize::from(index);
+            if parts.len() <= index {
+                parts.resize_with(index + 1, || None);
+            }
+            &mut parts[index]
+        }
+        match region {
+            Region::Arena => Some(&mut self.arena),
+            Region::Step => Some(&mut self.step),
+            Region::Output => Some(&mut self.output),
+            Region::Staging => Some(&mut self.staging),
+            Region::Weights(index) => Some(part(&mut self.weights, index)),
+            Region::Cache(index) => Some(part(&mut self.cache, index)),
+            Region::Virtual(_) => None,
+        }
+    }
+
+    fn place(&self, region: Region) -> Option<Place> {
+        self.get(region).map(|block| Place { address: block.address, bytes: block.bytes })
+    }
+
+    fn expect(&self, region: Region) -> &Block {
+        self.get(region).unwrap_or_else(|| panic!("{region:?} was not allocated"))
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = &Block> {
+        let single = [&self.arena, &self.step, &self.output, &self.staging];
+        single.into_iter().chain(&self.weights).chain(&self.cache).flatten()
+    }
+}
+
+impl Gpu {
+    /// Opens the device at `index` of [`Vulkan::devices`], which must lack nothing.
+    pub fn new(vulkan: &Vulkan, index: usize) -> Result<Gpu, Error> {
+        let info = vulkan.devices()[index].clone();
+        let open_error = |reason: String| Error::Open { name: info.label().to_string(), reason };
+        let physical = vulkan.physical(index).clone();
+        let family = compute_family(&physical).ok_or_else(|| open_error("it has no compute queue".to_owned()))?;
+        let max_groups = physical.properties().max_compute_work_group_count;
+        let create_info = DeviceCreateInfo {
+            queue_create_infos: vec![QueueCreateInfo { queue_family_index: family, ..Default::default() }],
+            enabled_features: REQUIRED_FEATURES,
+            ..Default::default()
+        };
+        let (device, mut queues) =
+            Device::new(physical, create_info).map_err(|failure| open_error(failure.to_string()))?;
+        let queue = queues.next().ok_or_else(|| open_error("it made no queue".to_owned()))?;
+        let raw = Arc::new(Raw::new(device));
+        let queue = Queue::new(raw.clone(), &queue).map_err(|failure| open_error(failure.to_string()))?;
+        let pipelines = Pipelines::new(raw.clone()).map_err(|failure| open_error(failure.to_string()))?;
+        let regions = Regions::default();
+        Ok(Gpu { info, max_groups, plans: Vec::new(), regions, read_piece: None, pipelines, queue, raw })
+    }
+
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    pub fn label(&self) -> DeviceLabel {
+        self.info.label()
+    }
+
+    /// The largest region that the device can hold, in bytes; more must be split over numbered regions.
+    pub fn largest_region_bytes(&self) -> u64 {
+        memory::largest_bytes(&self.raw)
+    }
+
+    pub fn memory(&self) -> MemoryUse {
+        let mut total = MemoryUse::default();
+        for block in self.regions.blocks().chain(&self.read_piece) {
+            let sum = if block.is_mapped() { &mut total.mapped_bytes } else { &mut total.device_bytes };
+            *sum += block.allocated_bytes;
+        }
+        total
+    }
+
+    /// How long [`Executor::wait`] waits before it gives the device up; 60 s unless set.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.queue.set_timeout(timeout);
+    }
+
+    /// Makes a block zero. Ends with a barrier, so that plans see the zeros.
+    fn clear(&mut self, region: Region, block: &mut Block) -> Result<(), ExecutorError> {
+        if block.is_mapped() {
+            block.fill_zero(region);
+            return Ok(());
+        }
+        let handle = block.handle();
+        self.queue.run_once(|ash, buffer| {
+            // SAFETY: the block outlives the submission, which `run_once` waits for.
+            unsafe { ash.cmd_fill_buffer(buffer, handle, 0, vk::WHOLE_SIZE, 0) };
+            record::barrier(
+                ash,
+                buffer,
+                (vk::PipelineStageFlags::TRANSFER, vk::AccessFlags::TRANSFER_WRITE),
+                (vk::PipelineStageFlags::COMPUTE_SHADER, vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE),
+            );
+        })
+    }
+
+    fn read_unmapped(&mut self, region: Region, offset_bytes: u64, out: &mut [u8]) -> Result<(), ExecutorError> {
+        if self.read_piece.is_none() {
+            self.read_piece = Some(Block::new(&self.raw, Region::Staging, READ_PIECE_BYTES, Access::Read)?);
+        }
+        let piece = self.read_piece.as_ref().expect("it was just made");
+        let source = self.regions.expect(region).handle();
+        let mut offset = offset_bytes;
+        for chunk in out.chunks_mut(READ_PIECE_BYTES as usize) {
+            let copy = [vk::BufferCopy { src_offset: offset, dst_offset: 0, size: chunk.len() as u64 }];
+            let target = piece.handle();
+            self.queue.run_once(|ash, buffer| {
+                use vk::{AccessFlags as Access, PipelineStageFlags as Stage};
+                let written = (Stage::COMPUTE_SHADER, Access::SHADER_WRITE);
+                record::barrier(ash, buffer, written, (Stage::TRANSFER, Access::TRANSFER_READ));
+                // SAFETY: both blocks outlive the submission, and the caller has checked the range.
+                unsafe { ash.cmd_copy_buffer(buffer, source, target, &copy) };
+                let copied = (Stage::TRANSFER, Access::TRANSFER_WRITE);
+                record::barrier(ash, buffer, copied, (Stage::HOST, Access::HOST_READ));
+            })?;
+            piece.read(Region::Staging, 0, chunk);
+            offset += chunk.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Executor for Gpu {
+    fn allocate(&mut self, region: Region, bytes: u64) -> Result<(), ExecutorError> {
+        if self.regions.get(region).is_some() || self.regions.slot(region).is_none() {
+            return Err(ExecutorError::Device(format!("{region:?} cannot be allocated, or is allocated already")));
+        }
+        let mut block = Block::new(&self.raw, region, bytes, access_of(region))?;
+        self.clear(region, &mut block)?;
+        *self.regions.slot(region).expect("it was just there") = Some(block);
+        Ok(())
+    }
+
+    fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError> {
+        let regions = &self.regions;
+        record::check(plan, self.max_groups, |region| regions.place(region))?;
+        let pipelines = &mut self.pipelines;
+        let commands = record::ready(plan, |region| regions.place(region), |dispatch| pipelines.get(dispatch))?;
+        let layout = self.pipelines.layout;
+        let buffer = self.queue.record(|ash, buffer| record::record(ash, buffer, layout, &commands))?;
+        self.plans.push(Some(buffer));
+        Ok(Prepared(self.plans.len() - 1))
+    }
+
+    fn release(&mut self, prepared: Prepared) {
+        let buffer = self.plans.get_mut(prepared.0).and_then(Option::take).expect("the plan is prepared");
+        // It may still run if nobody waited; where waiting fails the device is lost and the buffer is left alone.
+        if self.queue.finish().is_ok() {
+            self.queue.free(buffer);
+        }
+    }
+
+    fn submit(&mut self, prepared: Prepared) -> Result<(), ExecutorError> {
+        let buffer = self.plans.get(prepared.0).copied().flatten().expect("the plan is prepared");
+        self.queue.submit(buffer)
+    }
+
+    fn fence(&mut self) -> Result<Ticket, ExecutorError> {
+        self.queue.fence().map(Ticket)
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> Result<(), ExecutorError> {
+        self.queue.wait(ticket.0)
+    }
+
+    fn write(&mut self, region: Region, offset_bytes: u64, bytes: &[u8]) {
+        let block = self.regions.slot(region).and_then(Option::as_mut);
+        block.unwrap_or_else(|| panic!("{region:?} was not allocated")).write(region, offset_bytes, bytes);
+    }
+
+    fn load_u32(&self, region: Region, offset_bytes: u64) -> u32 {
+        self.regions.expect(region).load_u32(region, offset_bytes)
+    }
+
+    fn read(&mut self, region: Region, offset_bytes: u64, out: &mut [u8]) -> Result<(), ExecutorError> {
+        let block = self.regions.expect(region);
+        let end = offset_bytes.checked_add(out.len() as u64);
+        let held = block.bytes;
+        assert!(end.is_some_and(|end| end <= held), "{offset_bytes}+{} lies outside {region:?} of {held}", out.len());
+        self.queue.finish()?;
+        let block = self.regions.expect(region);
+        if block.is_mapped() {
+            block.read(region, offset_bytes, out);
+            return Ok(());
+        }
+        self.read_unmapped(region, offset_bytes, out)
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // Nothing may be destroyed while the device uses it. One that no longer answers keeps what it has.
+        if self.raw.is_hung() || self.queue.finish().is_err() {
+            self.raw.give_up();
+            std::mem::forget(std::mem::take(&mut self.regions));
+            std::mem::forget(self.read_piece.take());
+        }
+    }
+}

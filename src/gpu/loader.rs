@@ -1,0 +1,128 @@
+//! Opens the Vulkan library and makes an instance.
+
+use super::{Error, Surroundings};
+use std::sync::Arc;
+use vulkano::instance::{Instance, InstanceCreateFlags, InstanceCreateInfo};
+use vulkano::library::{DynamicLibraryLoader, LoadingError};
+use vulkano::{Validated, Version, VulkanError, VulkanLibrary};
+
+/// Names a Vulkan loader, or a driver that exports `vkGetInstanceProcAddr`, to open instead of the system's.
+pub const LIBRARY_VARIABLE: &str = "HESPER_VULKAN_LIBRARY";
+
+/// Vulkan 1.2, which is all that the kernels need and all that a guest of krunkit has. Asking for no more everywhere
+/// keeps machines alike.
+pub const API_VERSION: Version = Version::V1_2;
+
+/// Where the loader is looked for, best first. Homebrew's folders are not on macOS's search path.
+const LIBRARIES: &[&str] = if cfg!(target_os = "macos") {
+    &[
+        "libvulkan.1.dylib",
+        "/opt/homebrew/lib/libvulkan.1.dylib",
+        "/usr/local/lib/libvulkan.1.dylib",
+        "libMoltenVK.dylib",
+        "/opt/homebrew/lib/libMoltenVK.dylib",
+        "/usr/local/lib/libMoltenVK.dylib",
+    ]
+} else if cfg!(windows) {
+    &["vulkan-1.dll"]
+} else {
+    &["libvulkan.so.1", "libvulkan.so"]
+};
+
+/// An open library, and the path or name under which it was found.
+pub struct Loader {
+    pub library: Arc<VulkanLibrary>,
+    pub path: String,
+}
+
+impl Loader {
+    pub fn open() -> Result<Loader, Error> {
+        if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()) {
+            let path = path.to_string_lossy().into_owned();
+            return load(&path).map_err(|reason| Error::Library { path, reason });
+        }
+        let mut first_failure = None;
+        for path in LIBRARIES {
+            match load(path) {
+                Ok(loader) => return Ok(loader),
+                Err(failure) => first_failure = first_failure.or(Some(failure)),
+            }
+        }
+        let reason = first_failure.unwrap_or_default();
+        Err(Error::NoLoader { reason, advice: Surroundings::detect().driver_advice() })
+    }
+
+    pub fn instance(&self) -> Result<Arc<Instance>, Error> {
+        let create_info = InstanceCreateInfo {
+            // Lists MoltenVK, which implements a subset of Vulkan; vulkano drops the flag where the loader lacks it.
+            flags: InstanceCreateFlags::ENUMERATE_PORTABILITY,
+            application_name: Some("hesper".to_owned()),
+            max_api_version: Some(API_VERSION),
+            ..Default::default()
+        };
+        Instance::new(self.library.clone(), create_info).map_err(|failure| instance_error(&failure))
+    }
+}
+
+fn load(path: &str) -> Result<Loader, String> {
+    let describe = |failure| match failure {
+        LoadingError::LibraryLoadFailure(cause) => cause.to_string(),
+        LoadingError::VulkanError(cause) => cause.to_string(),
+    };
+    // SAFETY: the names are those of Vulkan loaders; a library the user names is the user's to vouch for.
+    let library = unsafe { DynamicLibraryLoader::new(path) }.map_err(describe)?;
+    Ok(Loader { library: VulkanLibrary::with_loader(library).map_err(describe)?, path: path.to_owned() })
+}
+
+fn instance_error(failure: &Validated<VulkanError>) -> Error {
+    let surroundings = Surroundings::detect();
+    let advice = match failure {
+        Validated::Error(VulkanError::IncompatibleDriver) => {
+            return Error::NoDriver { advice: surroundings.driver_advice() };
+        }
+        // Hosts with 16 KiB pages refuse the 4 KiB-rounded blobs that unpatched Mesa asks for, and Mesa reports that so.
+        Validated::Error(VulkanError::OutOfHostMemory) => "In a Podman machine on Apple Silicon this is what Mesa's \
+            stock Venus driver says; use an image with the patched driver (Fedora's copr slp/mesa-libkrun-vulkan), or a \
+            guest kernel with 16 KiB pages."
+            .to_owned(),
+        _ => surroundings.driver_advice(),
+    };
+    Error::Instance { reason: failure.to_string(), advice }
+}
+
+/// Sets variables that drivers read when they are loaded, unless the user has set them. Returns whether it could: it
+/// refuses once a second thread runs, so call it first in `main`.
+pub fn set_driver_environment(variables: &[(&str, &str)]) -> bool {
+    let threads = std::fs::read_dir("/proc/self/task").map(|tasks| tasks.count());
+    if !matches!(threads, Ok(1)) {
+        return false;
+    }
+    for (name, value) in variables {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: this is the only thread, so nothing reads the environment meanwhile.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_library_is_named() {
+        let failure = load("/nonexistent/libvulkan.so").err().expect("there is no such file");
+        assert!(failure.contains("/nonexistent"), "{failure}");
+    }
+
+    #[test]
+    fn the_environment_is_not_touched_beside_other_threads() {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || receiver.recv());
+        assert!(!set_driver_environment(&[("HESPER_TEST_OF_ENVIRONMENT", "1")]));
+        assert!(std::env::var_os("HESPER_TEST_OF_ENVIRONMENT").is_none());
+        drop(sender);
+        thread.join().expect("the thread ends").expect_err("nothing was sent");
+    }
+}

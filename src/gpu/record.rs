@@ -1,0 +1,157 @@
+//! From a plan to a command buffer: every dispatch checked against the regions and the device's limits, then recorded once
+//! with its addresses.
+
+use super::device::PUSH_BYTES;
+use crate::plan::{Command, Dispatch, ExecutorError, Plan, Region, Tensor};
+use ash::vk;
+
+/// Every operand starts at a multiple of this many bytes: the widest load that kernels make.
+const OPERAND_ALIGN_BYTES: u64 = 16;
+
+/// Where a region lies on the device.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub address: u64,
+    pub bytes: u64,
+}
+
+/// Checks everything that could make a dispatch reach outside its operands' regions or the device's limits.
+pub fn check(plan: &Plan, max_groups: [u32; 3], place: impl Fn(Region) -> Option<Place>) -> Result<(), ExecutorError> {
+    for (index, dispatch) in plan.dispatches().enumerate() {
+        check_dispatch(dispatch, max_groups, &place).map_err(|problem| {
+            let kernel = dispatch.kernel.name;
+            ExecutorError::Device(format!(
+                "plan {}, dispatch {index} ({kernel} {}): {problem}",
+                plan.name, dispatch.label
+            ))
+        })?;
+    }
+    Ok(())
+}
+
+fn check_dispatch(
+    dispatch: &Dispatch,
+    max_groups: [u32; 3],
+    place: &impl Fn(Region) -> Option<Place>,
+) -> Result<(), String> {
+    let kernel = dispatch.kernel;
+    if dispatch.operands.len() != kernel.operands.len() {
+        return Err(format!("{} operands instead of {}", dispatch.operands.len(), kernel.operands.len()));
+    }
+    if dispatch.specialization.len() != kernel.specialization.len() {
+        let (has, needs) = (dispatch.specialization.len(), kernel.specialization.len());
+        return Err(format!("{has} specialization constants instead of {needs}"));
+    }
+    let push_bytes = dispatch.push.len();
+    if push_bytes != kernel.push_bytes as usize || push_bytes % 4 != 0 || push_bytes > PUSH_BYTES as usize {
+        let declared = kernel.push_bytes;
+        return Err(format!("{push_bytes} bytes of push constants; {declared} are declared, {PUSH_BYTES} allowed"));
+    }
+    for axis in 0..3 {
+        if !(1..=max_groups[axis]).contains(&dispatch.groups[axis]) {
+            return Err(format!("{:?} workgroups; the device takes 1 to {max_groups:?}", dispatch.groups));
+        }
+    }
+    for (info, tensor) in kernel.operands.iter().zip(&dispatch.operands) {
+        if info.push_offset as usize + 8 > push_bytes {
+            return Err(format!("the address of {} lies outside the push constants", info.name));
+        }
+        check_operand(tensor, place).map_err(|problem| format!("{} = {tensor} {problem}", info.name))?;
+    }
+    Ok(())
+}
+
+fn check_operand(tensor: &Tensor, place: &impl Fn(Region) -> Option<Place>) -> Result<(), String> {
+    let place = place(tensor.region).ok_or("lies in a region that was not allocated")?;
+    let end = tensor.offset_bytes.checked_add(tensor.bytes);
+    if end.is_none_or(|end| end > place.bytes) {
+        return Err(format!("lies outside its region of {} bytes", place.bytes));
+    }
+    if !(place.address + tensor.offset_bytes).is_multiple_of(OPERAND_ALIGN_BYTES) {
+        return Err(format!("is not aligned to {OPERAND_ALIGN_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+/// The push constants of a checked dispatch, complete with addresses.
+pub fn push_constants(dispatch: &Dispatch, place: impl Fn(Region) -> Option<Place>) -> Vec<u8> {
+    let mut push = dispatch.push.clone();
+    for (info, tensor) in dispatch.kernel.operands.iter().zip(&dispatch.operands) {
+        let place = place(tensor.region).expect("the plan was checked");
+        let at = info.push_offset as usize;
+        push[at..at + 8].copy_from_slice(&(place.address + tensor.offset_bytes).to_le_bytes());
+    }
+    push
+}
+
+/// A command as the driver takes it.
+pub enum Ready {
+    Dispatch { pipeline: vk::Pipeline, push: Vec<u8>, groups: [u32; 3] },
+    Barrier,
+}
+
+/// What a plan's commands become, in order; `pipeline` finds or compiles.
+pub fn ready(
+    plan: &Plan,
+    place: impl Fn(Region) -> Option<Place>,
+    mut pipeline: impl FnMut(&Dispatch) -> Result<vk::Pipeline, ExecutorError>,
+) -> Result<Vec<Ready>, ExecutorError> {
+    plan.commands
+        .iter()
+        .map(|command| match command {
+            Command::Barrier => Ok(Ready::Barrier),
+            Command::Dispatch(dispatch) => Ok(Ready::Dispatch {
+                pipeline: pipeline(dispatch)?,
+                push: push_constants(dispatch, &place),
+                groups: dispatch.groups,
+            }),
+        })
+        .collect()
+}
+
+/// Records the commands, and behind them a barrier that lets the host see what they wrote.
+pub fn record(ash: &ash::Device, buffer: vk::CommandBuffer, layout: vk::PipelineLayout, commands: &[Ready]) {
+    let mut bound = vk::Pipeline::null();
+    for command in commands {
+        match command {
+            Ready::Barrier => barrier(
+                ash,
+                buffer,
+                (vk::PipelineStageFlags::COMPUTE_SHADER, vk::AccessFlags::SHADER_WRITE),
+                (vk::PipelineStageFlags::COMPUTE_SHADER, vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE),
+            ),
+            Ready::Dispatch { pipeline, push, groups: [x, y, z] } => {
+                // SAFETY: pipelines, layout and the memory behind the addresses live as long as the recording; groups and
+                // push constants were checked.
+                unsafe {
+                    if *pipeline != bound {
+                        ash.cmd_bind_pipeline(buffer, vk::PipelineBindPoint::COMPUTE, *pipeline);
+                        bound = *pipeline;
+                    }
+                    if !push.is_empty() {
+                        ash.cmd_push_constants(buffer, layout, vk::ShaderStageFlags::COMPUTE, 0, push);
+                    }
+                    ash.cmd_dispatch(buffer, *x, *y, *z);
+                }
+            }
+        }
+    }
+    barrier(
+        ash,
+        buffer,
+        (vk::PipelineStageFlags::COMPUTE_SHADER, vk::AccessFlags::SHADER_WRITE),
+        (vk::PipelineStageFlags::HOST, vk::AccessFlags::HOST_READ),
+    );
+}
+
+/// One barrier over all memory: `to` sees what `from` did.
+pub fn barrier(
+    ash: &ash::Device,
+    buffer: vk::CommandBuffer,
+    from: (vk::PipelineStageFlags, vk::AccessFlags),
+    to: (vk::PipelineStageFlags, vk::AccessFlags),
+) {
+    let memory = [vk::MemoryBarrier::default().src_access_mask(from.1).dst_access_mask(to.1)];
+    // SAFETY: the buffer is being recorded.
+    unsafe { ash.cmd_pipeline_barrier(buffer, from.0, to.0, vk::DependencyFlags::empty(), &memory, &[], &[]) };
+}

@@ -1,0 +1,139 @@
+//! What plans compute.
+
+use crate::harness::{Scale, count, gpu, plan, read_floats, run, scale, spin};
+use hesper::plan::{Executor, ExecutorError, Region, Tensor};
+use std::time::{Duration, Instant};
+
+#[test]
+fn dependent_dispatches_see_each_other_and_replays_agree() {
+    let Some(mut gpu) = gpu() else { return };
+    const COUNT: usize = 10_000;
+    let bytes = 4 * COUNT as u64;
+    gpu.allocate(Region::Step, bytes).expect("memory");
+    gpu.allocate(Region::Arena, 2 * bytes).expect("memory");
+    let input: Vec<f32> = (0..COUNT).map(|i| i as f32).collect();
+    gpu.write(Region::Step, 0, bytemuck::cast_slice(&input));
+    let x = Tensor::new(Region::Step, 0, bytes);
+    let (y, z) = (Tensor::new(Region::Arena, 0, bytes), Tensor::new(Region::Arena, bytes, bytes));
+    let first = Scale { factor: 3.0, bias: 1.0, ..Scale::default() };
+    let second = Scale { factor: 2.0, workgroup: 64, ..Scale::default() };
+    let plan = plan(vec![scale(x, y.clone(), first), scale(y, z, second)]);
+    assert_eq!(plan.barriers(), 2);
+    let prepared = gpu.prepare(&plan).expect("a valid plan");
+    let expected: Vec<f32> = input.iter().map(|x| (x * 3.0 + 1.0) * 2.0).collect();
+    for replay in 0..50 {
+        gpu.submit(prepared).expect("it is submitted");
+        assert_eq!(read_floats(&mut gpu, Region::Arena, bytes, COUNT), expected, "replay {replay}");
+    }
+    gpu.release(prepared);
+}
+
+#[test]
+fn submissions_run_in_order_without_waiting() {
+    let Some(mut gpu) = gpu() else { return };
+    gpu.allocate(Region::Arena, 16).expect("memory");
+    gpu.allocate(Region::Output, 64).expect("memory");
+    let dispatch = count(Tensor::new(Region::Arena, 0, 4), Tensor::new(Region::Output, 16, 8));
+    let prepared = gpu.prepare(&plan(vec![dispatch])).expect("a valid plan");
+    let mut tickets = Vec::new();
+    for _ in 0..40 {
+        (0..25).for_each(|_| gpu.submit(prepared).expect("it is submitted"));
+        tickets.push(gpu.fence().expect("a fence"));
+    }
+    assert!(tickets.is_sorted());
+    gpu.wait(tickets[39]).expect("it ends");
+    gpu.wait(tickets[0]).expect("what came before has ended as well");
+    assert_eq!(gpu.load_u32(Region::Output, 16), 1000);
+    assert_eq!(gpu.load_u32(Region::Output, 20), 7000);
+    assert_eq!(gpu.load_u32(Region::Output, 0), 0);
+}
+
+#[test]
+fn the_host_sees_a_word_without_a_fence() {
+    let Some(mut gpu) = gpu() else { return };
+    gpu.allocate(Region::Arena, 16).expect("memory");
+    gpu.allocate(Region::Output, 16).expect("memory");
+    let dispatch = count(Tensor::new(Region::Arena, 0, 4), Tensor::new(Region::Output, 0, 8));
+    let prepared = gpu.prepare(&plan(vec![dispatch])).expect("a valid plan");
+    for turn in 1..=100 {
+        gpu.submit(prepared).expect("it is submitted");
+        let start = Instant::now();
+        while gpu.load_u32(Region::Output, 0) != turn {
+            assert!(start.elapsed() < Duration::from_secs(10), "turn {turn} never showed");
+            std::thread::yield_now();
+        }
+        assert_eq!(gpu.load_u32(Region::Output, 4), 7 * turn, "written before the word that was seen");
+    }
+}
+
+#[test]
+fn specialization_reaches_the_kernel_by_id() {
+    let Some(mut gpu) = gpu() else { return };
+    gpu.allocate(Region::Step, 1024).expect("memory");
+    gpu.write(Region::Step, 0, bytemuck::cast_slice(&[1.0f32, 2.0, 3.0, 4.0]));
+    let x = Tensor::new(Region::Step, 0, 16);
+    for (negate, factor, offset, workgroup) in [(true, 0.5, -7, 1), (false, -2.0, 100, 4), (true, 1.0, 0, 128)] {
+        let arguments = Scale { negate, factor, offset, workgroup, bias: 0.25 };
+        run(&mut gpu, vec![scale(x.clone(), Tensor::new(Region::Step, 512, 16), arguments)]);
+        let sign = if negate { -1.0 } else { 1.0 };
+        let expected: Vec<f32> =
+            [1.0, 2.0, 3.0, 4.0].iter().map(|x| sign * (x * factor + 0.25 + offset as f32)).collect();
+        assert_eq!(read_floats(&mut gpu, Region::Step, 512, 4), expected);
+    }
+}
+
+/// Every kind of region starts as zeros, is reached by its address, and can be read back, in pieces where it is large.
+#[test]
+fn every_region_is_zero_then_holds_what_was_written() {
+    let Some(mut gpu) = gpu() else { return };
+    const COUNT: usize = 300_000;
+    let bytes = 4 * COUNT as u64;
+    let regions = [
+        Region::Staging,
+        Region::Weights(0),
+        Region::Weights(3),
+        Region::Cache(0),
+        Region::Cache(1),
+        Region::Arena,
+        Region::Output,
+        Region::Step,
+    ];
+    for region in regions {
+        gpu.allocate(region, bytes + 48).expect("memory");
+        assert!(read_floats(&mut gpu, region, 0, COUNT + 12).iter().all(|x| x.to_bits() == 0), "{region:?}");
+    }
+    let input: Vec<f32> = (0..COUNT).map(|i| i as f32 * 0.5).collect();
+    gpu.write(Region::Staging, 32, bytemuck::cast_slice(&input));
+    let tensor = |region| Tensor::new(region, 32, bytes);
+    let hop = |pair: &[Region]| {
+        scale(tensor(pair[0]), tensor(pair[1]), Scale { bias: 1.0, workgroup: 128, ..Scale::default() })
+    };
+    run(&mut gpu, regions.windows(2).map(hop).collect());
+    for (hops, region) in regions.iter().enumerate() {
+        let expected: Vec<f32> = input.iter().map(|x| x + hops as f32).collect();
+        assert_eq!(read_floats(&mut gpu, *region, 32, COUNT), expected, "{region:?}");
+        assert_eq!(read_floats(&mut gpu, *region, 0, 8), [0.0; 8], "before {region:?}");
+        assert_eq!(read_floats(&mut gpu, *region, 32 + bytes, 4), [0.0; 4], "behind {region:?}");
+    }
+    let used = gpu.memory();
+    assert!(used.device_bytes >= 5 * bytes && used.mapped_bytes >= 3 * bytes, "{used:?}");
+    assert!((used.device_bytes + used.mapped_bytes).is_multiple_of(64 << 10), "{used:?}");
+}
+
+#[test]
+fn a_wait_gives_up_after_its_limit_and_says_so() {
+    let Some(mut gpu) = gpu() else { return };
+    gpu.allocate(Region::Output, 16).expect("memory");
+    let dispatch = spin(Tensor::new(Region::Output, 0, 4), 200_000_000);
+    let prepared = gpu.prepare(&plan(vec![dispatch])).expect("a valid plan");
+    gpu.set_timeout(Duration::ZERO);
+    gpu.submit(prepared).expect("it is submitted");
+    let ticket = gpu.fence().expect("a fence");
+    let error = gpu.wait(ticket).expect_err("there was no time");
+    assert!(matches!(error, ExecutorError::TimedOut { .. }), "{error}");
+    // The work goes on meanwhile: let it end before the process does.
+    while gpu.load_u32(Region::Output, 0) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(gpu);
+}
