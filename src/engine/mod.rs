@@ -1,4 +1,5 @@
 //! The engine: one thread that owns the device and turns requests into tokens. It knows nothing of text or HTTP.
 
+pub mod logprobs;
 pub mod queue;
 pub mod request;

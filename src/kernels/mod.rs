@@ -4,6 +4,7 @@
 pub mod layout;
 pub mod matrix;
 pub mod policy;
+pub mod sampling;
 
 mod generated {
     use crate::plan::{ConstantInfo, Dispatch, Kernel, OperandInfo, Scalar, SpecInfo, Tensor};

@@ -36,6 +36,11 @@ impl Policy {
         MatMulShape { rows: if gate_up { wide.rows.max(2) } else { wide.rows.min(layout.tiles) }, ..wide }
     }
 
+    /// Lanes of the one workgroup that samples an output.
+    pub fn sample_lanes(&self) -> u32 {
+        if self.software { 32 } else { 512 }
+    }
+
     fn mat_mul_software(&self, tokens: u32) -> MatMulShape {
         let tile = tokens.min(4);
         MatMulShape { rows: 4, tokens: tile, parts: 1 }

@@ -4,6 +4,7 @@
 mod matrix;
 mod memory;
 mod norm;
+pub mod sample;
 
 pub use memory::Memory;
 
@@ -24,6 +25,7 @@ const TWINS: &[(&str, Twin)] = &[
     ("mat_mul", |dispatch, memory| matrix::mat_mul(dispatch.kernel, &kernels::mat_mul::resolve(dispatch), memory)),
     ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),
     ("repack", |dispatch, memory| matrix::repack(dispatch.kernel, &kernels::repack::resolve(dispatch), memory)),
+    ("sample", |dispatch, memory| sample::run(&kernels::sample::resolve(dispatch), memory)),
 ];
 
 /// Runs plans one dispatch after another, at once, on the calling thread.

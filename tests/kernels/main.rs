@@ -3,13 +3,14 @@
 mod harness;
 mod matrix;
 mod norm;
+mod sampling;
 
 use harness::Case;
 use hesper::{kernels::KERNELS, plan::Executor, plan::Region, reference};
 
 /// The case table, by kernel family.
 fn cases() -> Vec<Case> {
-    [matrix::cases(), norm::cases()].into_iter().flatten().collect()
+    [matrix::cases(), norm::cases(), sampling::cases()].into_iter().flatten().collect()
 }
 
 #[test]

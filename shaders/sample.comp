@@ -1,0 +1,261 @@
+// Chooses the next token of each output row from its logits, exactly over the whole vocabulary, and advances the step:
+// next[sequence], the count of the token where penalties are on, and, last, the sequence's ring.
+//
+// logits: [outputs][logits_stride]; outputs: [outputs], the row whose successor is chosen (NO_ROW: nothing to do);
+// rows: the rows evaluated; sampling, next: by sequence; biases: [sequence][MAX_BIAS]; counts: [sequence][vocabulary];
+// scratch: [outputs][2][vocabulary]; ring: [sequence][RING_TOKENS]. vocabulary < 2²⁰. One workgroup owns one output.
+// `rows` and `next` may be the same memory if row i belongs to sequence i.
+//
+// In this order (see SamplingParameters):
+//   bias           x += value
+//   repetition     x = x > 0 ? x / r : x × r, where the token occurs in prompt or answer
+//                  (Keskar et al., "CTRL", 2019; for negative logits as in transformers' logits processor)
+//   presence,      x -= presence × [n > 0] + frequency × n, n times the token occurs in the answer
+//   frequency      (the formula in OpenAI's API reference)
+//   temperature t  0: the greatest x, the lowest id among equals. Else p = exp((x - max) / t) in units of 2⁻³¹, rounded
+//   top-k          the k greatest p
+//   top-p          the fewest greatest p whose sum is at least top_p × the sum of what top-k left
+//                  (Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020)
+//   min-p          p at least min_p × the greatest (Nguyen et al., "Turning Up the Heat: Min-p Sampling", 2024)
+// Tokens of equal p are ordered by id, so what a filter keeps is always a prefix of one order, greatest p first, and is
+// known by its mass. The token chosen is the one at which the running mass in that order exceeds a random number below
+// that mass. NaN counts as -inf; -inf is never sampled; where nothing else is left, token 0 is chosen.
+//
+// Randomness is Philox with the request's seed as the key and the position of the sampled token as the counter: no
+// state, so what a request draws does not depend on what else runs. Invocation l owns the tokens l, l + lanes, …: all of
+// scratch is private to an invocation, only shared memory is exchanged.
+#extension GL_GOOGLE_include_directive : require
+#include "lib/prelude.glsl"
+#include "lib/step.glsl"
+#include "lib/philox.glsl"
+#include "lib/wide.glsl"
+#include "lib/select.glsl"
+
+layout(local_size_x_id = 0) in;
+layout(push_constant, scalar) uniform Push {
+    FloatIn logits;
+    UintIn outputs;
+    RowIn rows;
+    SamplingIn sampling;
+    BiasIn biases;
+    UintOut counts;
+    UintOut scratch;
+    RowOut next;
+    UintOut ring;
+    uint vocabulary;
+    uint logits_stride;
+};
+
+// Logits are confined to ±2¹²⁶, so that no difference of two is infinite; LOWEST also stands for -inf and NaN.
+const uint GREATEST_BITS = 0x7e800000u;
+const uint SIGN_BIT = 0x80000000u;
+const float LOWEST = -8.507059173023462e37;
+
+const float UNITS = 2147483648.0;
+const float LOG2_E = 1.4426950408889634;
+
+shared uint greatest_key;
+shared uint chosen;
+shared uint list_count;
+shared uint list_low;
+shared uint list_high;
+shared uint min_p_low;
+shared uint min_p_high;
+
+// By bits, since compilers may assume that there are no NaN and infinities.
+float confined(float x) {
+    const uint bits = floatBitsToUint(x);
+    const uint magnitude = bits & ~SIGN_BIT;
+    if (magnitude > 0x7f800000u) return LOWEST;
+    return magnitude == 0 ? 0.0 : uintBitsToFloat((bits & SIGN_BIT) | min(magnitude, GREATEST_BITS));
+}
+
+// An unsigned integer of the same order.
+uint ordered(float x) {
+    const uint bits = floatBitsToUint(x);
+    return (bits & SIGN_BIT) != 0 ? ~bits : bits | SIGN_BIT;
+}
+
+float unordered(uint key) {
+    return uintBitsToFloat((key & SIGN_BIT) != 0 ? key & ~SIGN_BIT : ~key);
+}
+
+float penalized(float x, uint count, Sampling how) {
+    if (count == 0) return x;
+    precise float y = x > 0.0 ? x / how.repetition_penalty : x * how.repetition_penalty;
+    const uint answered = count & ~IN_PROMPT;
+    if (answered != 0) {
+        y = y - how.presence_penalty;
+        y = y - how.frequency_penalty * float(answered);
+    }
+    return y;
+}
+
+// Writes the logits with bias and penalties into this output's scratch.
+void adjust(uint logits_at, uint scratch_at, uint sequence, Sampling how) {
+    const uint lane = gl_LocalInvocationID.x;
+    for (uint i = lane; i < vocabulary; i += gl_WorkGroupSize.x) {
+        scratch.v[scratch_at + i] = floatBitsToUint(logits.v[logits_at + i]);
+    }
+    for (uint n = 0; n < min(how.bias_count, MAX_BIAS); n++) {
+        const Bias bias = biases.v[sequence * MAX_BIAS + n];
+        if (bias.token < vocabulary && bias.token % gl_WorkGroupSize.x == lane) {
+            const float x = confined(uintBitsToFloat(scratch.v[scratch_at + bias.token]));
+            scratch.v[scratch_at + bias.token] = floatBitsToUint(x + bias.value);
+        }
+    }
+    if (how.counted == 0) return;
+    for (uint i = lane; i < vocabulary; i += gl_WorkGroupSize.x) {
+        const float x = confined(uintBitsToFloat(scratch.v[scratch_at + i]));
+        scratch.v[scratch_at + i] = floatBitsToUint(penalized(x, counts.v[sequence * vocabulary + i], how));
+    }
+}
+
+float logit(bool adjusted, uint logits_at, uint scratch_at, uint token) {
+    if (adjusted) return confined(uintBitsToFloat(scratch.v[scratch_at + token]));
+    return confined(logits.v[logits_at + token]);
+}
+
+// The greatest logit; leaves the lowest token that has it in `chosen`.
+float find_greatest(bool adjusted, uint logits_at, uint scratch_at) {
+    if (gl_LocalInvocationID.x == 0) {
+        greatest_key = 0;
+        chosen = vocabulary;
+    }
+    float greatest = 2.0 * LOWEST;
+    uint token = vocabulary;
+    for (uint i = gl_LocalInvocationID.x; i < vocabulary; i += gl_WorkGroupSize.x) {
+        const float x = logit(adjusted, logits_at, scratch_at, i);
+        token = x > greatest ? i : token;
+        greatest = max(x, greatest);
+    }
+    barrier();
+    atomicMax(greatest_key, ordered(greatest));
+    barrier();
+    if (greatest_key == ordered(greatest)) {
+        atomicMin(chosen, token);
+    }
+    barrier();
+    return unordered(greatest_key);
+}
+
+// Fills this invocation's part of the list with the tokens of at least `keep_from` units, and the sums over the list.
+// Returns the number of entries. The list overwrites adjusted logits, but no slot lies behind the token it is from.
+uint list_probabilities(
+    bool adjusted, uint logits_at, uint scratch_at, float greatest, Sampling how, float keep_from, float min_p
+) {
+    const float scale = min(LOG2_E / how.temperature, 1e30);
+    uint held = 0;
+    uvec2 mass = uvec2(0);
+    uvec2 min_p_mass = uvec2(0);
+    for (uint i = gl_LocalInvocationID.x; i < vocabulary; i += gl_WorkGroupSize.x) {
+        const float x = logit(adjusted, logits_at, scratch_at, i);
+        const float exponent = (x - greatest) * scale;
+        if (exponent > -33.0 && x > LOWEST) {
+            const float probability = x == greatest ? UNITS : roundEven(exp2(exponent) * UNITS);
+            if (probability >= keep_from) {
+                const uint slot = held * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
+                scratch.v[scratch_at + slot] = floatBitsToUint(probability);
+                scratch.v[scratch_at + vocabulary + slot] = i;
+                held++;
+                const uint units = uint(probability);
+                mass = wide_add(mass, uvec2(units, 0));
+                min_p_mass = wide_add(min_p_mass, uvec2(probability >= min_p ? units : 0, 0));
+                add_to_bin(key_of(probability) >> (KEY_BITS - DIGIT_BITS), units);
+            }
+        }
+    }
+    atomicAdd(list_count, held);
+    uint old = atomicAdd(list_low, mass.x);
+    atomicAdd(list_high, mass.y + (old + mass.x < old ? 1 : 0));
+    old = atomicAdd(min_p_low, min_p_mass.x);
+    atomicAdd(min_p_high, min_p_mass.y + (old + min_p_mass.x < old ? 1 : 0));
+    return held;
+}
+
+// The mass of what the filters leave of the list.
+uvec2 filtered_mass(UintOut list, uint list_at, uint held, Sampling how) {
+    uvec2 kept = uvec2(list_low, list_high);
+    if (how.top_k != 0 && how.top_k < list_count) {
+        select_probability(list, list_at, held, Share(how.top_k, uvec2(0)));
+        const uint units = uint(probability_of(found_key));
+        kept = wide_add(found_above.mass, wide_product(how.top_k - found_above.count, units));
+    }
+    if (how.top_p < 1.0) {
+        const uint fraction = uint(round(max(how.top_p, 0.0) * 16777216.0));
+        uvec2 target = wide_scale(kept, min(fraction, 16777216u));
+        target = wide_less(target, uvec2(1, 0)) ? uvec2(1, 0) : target;
+        select_probability(list, list_at, held, Share(0, target));
+        const uint units = uint(probability_of(found_key));
+        const uint ties = needed(wide_subtract(target, found_above.mass), units);
+        kept = wide_add(found_above.mass, wide_product(ties, units));
+    }
+    return wide_min(kept, uvec2(min_p_low, min_p_high));
+}
+
+// Leaves the token drawn in `chosen`.
+void draw(bool adjusted, uint logits_at, uint scratch_at, float greatest, Sampling how, uint position) {
+    if (gl_LocalInvocationID.x == 0) {
+        list_count = 0;
+        list_low = 0;
+        list_high = 0;
+        min_p_low = 0;
+        min_p_high = 0;
+    }
+    clear_bins(0);
+    barrier();
+    const float min_p = how.min_p > 0.0 ? min(how.min_p, 1.0) * UNITS : 0.0;
+    const float keep_from = how.top_p < 1.0 ? 1.0 : max(min_p, 1.0);
+    const uint held = list_probabilities(adjusted, logits_at, scratch_at, greatest, how, keep_from, min_p);
+    barrier();
+
+    const uvec2 kept = filtered_mass(scratch, scratch_at, held, how);
+    const uvec4 random = philox4x32_10(uvec4(position, 0, 0, 0), uvec2(how.seed_low, how.seed_high));
+    const uvec2 target = wide_add(wide_product_high(random.xy, kept), uvec2(1, 0));
+    select_probability(scratch, scratch_at, held, Share(0, target));
+    const uint rank = needed(wide_subtract(target, found_above.mass), uint(probability_of(found_key)));
+    if (found_equal.count > 1) {
+        const uint token = select_token(scratch, scratch_at, scratch_at + vocabulary, held, rank);
+        if (gl_LocalInvocationID.x == 0) {
+            chosen = token;
+        }
+    } else {
+        for (uint n = 0; n < held; n++) {
+            const uint slot = n * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
+            if (key_of(uintBitsToFloat(scratch.v[scratch_at + slot])) == found_key) {
+                chosen = scratch.v[scratch_at + vocabulary + slot];
+            }
+        }
+    }
+    barrier();
+}
+
+void advance(uint sequence, uint position, uint token, bool counted) {
+    if (counted) {
+        counts.v[sequence * vocabulary + token] += 1;
+    }
+    next.v[sequence] = Row(token, position, sequence, 1);
+    memoryBarrierBuffer();
+    ring.v[sequence * RING_TOKENS + position % RING_TOKENS] = token | ((position & 0xfffu) << 20);
+}
+
+void main() {
+    const uint output_row = gl_WorkGroupID.x;
+    if (outputs.v[output_row] == NO_ROW) return;
+    const Row row = rows.v[outputs.v[output_row]];
+    if (row.live == 0) return;
+    const Sampling how = sampling.v[row.sequence];
+    const uint logits_at = output_row * logits_stride;
+    const uint scratch_at = output_row * vocabulary * 2;
+    const bool adjusted = how.bias_count != 0 || how.counted != 0;
+    if (adjusted) {
+        adjust(logits_at, scratch_at, row.sequence, how);
+    }
+    const float greatest = find_greatest(adjusted, logits_at, scratch_at);
+    if (how.temperature > 0.0 && greatest > LOWEST) {
+        draw(adjusted, logits_at, scratch_at, greatest, how, row.position + 1);
+    }
+    if (gl_LocalInvocationID.x == 0) {
+        advance(row.sequence, row.position + 1, chosen, how.counted != 0);
+    }
+}

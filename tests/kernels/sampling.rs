@@ -1,0 +1,172 @@
+//! Cases of `sample`. Logits are small integers and temperatures make exponents of two of them, so that every driver's
+//! exp2 gives the same integers and ties are everywhere; tests/sampling.rs has the distributions.
+
+use crate::harness::{Case, Compare, Random};
+use hesper::kernels::{Bias, IN_PROMPT, MAX_BIAS, NO_ROW, NOT_SAMPLED, RING_TOKENS, Row, Sampling, sample};
+
+pub fn cases() -> Vec<Case> {
+    let shapes = [(1, 1), (5, 8), (31, 32), (100, 4), (2003, 32), (2003, 64), (5000, 256)];
+    let mut cases: Vec<Case> = shapes
+        .iter()
+        .flat_map(|&(vocabulary, lanes)| {
+            [Logits::Steps, Logits::Equal, Logits::Wild].map(|kind| prefill(vocabulary, lanes, kind))
+        })
+        .collect();
+    cases.extend(shapes.map(|(vocabulary, lanes)| decode(vocabulary, lanes)));
+    cases
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Logits {
+    /// Integers from -20 to 11.
+    Steps,
+    /// All the same.
+    Equal,
+    /// NaN, infinities, both zeros and extremes among others; one row of nothing but -inf.
+    Wild,
+}
+
+/// Parameters whose order of the most probable and exact integers do not depend on rounding.
+fn parameters() -> Vec<Sampling> {
+    let off = Sampling { top_p: 1.0, repetition_penalty: 1.0, seed_low: 7, ..Default::default() };
+    let warm = Sampling { temperature: std::f32::consts::LOG2_E, ..off };
+    let filtered = Sampling { top_k: 40, top_p: 0.75, min_p: 0.02, ..warm };
+    let penalties =
+        Sampling { counted: 1, repetition_penalty: 2.0, presence_penalty: 1.0, frequency_penalty: 0.5, ..off };
+    vec![
+        off,
+        warm,
+        Sampling { top_k: 3, ..warm },
+        Sampling { top_p: 0.5, seed_high: 9, ..warm },
+        Sampling { min_p: 0.125, ..warm },
+        filtered,
+        penalties,
+        Sampling { bias_count: 3, ..off },
+        Sampling { bias_count: 40, counted: 1, repetition_penalty: 0.5, ..filtered },
+        Sampling { temperature: 1e-38, top_p: 0.0, ..warm },
+        Sampling { temperature: f32::INFINITY, min_p: 7.0, ..warm },
+        Sampling { temperature: -1.0, top_k: u32::MAX, ..warm },
+    ]
+}
+
+fn logits(kind: Logits, vocabulary: usize, row: usize, random: &mut Random) -> Vec<f32> {
+    let wild =
+        [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE, 3.0];
+    (0..vocabulary)
+        .map(|_| match kind {
+            Logits::Steps => random.below(32) as f32 - 20.0,
+            Logits::Equal => -7.5,
+            Logits::Wild if row == 1 => f32::NEG_INFINITY,
+            Logits::Wild if row % 3 == 2 => wild[3 + random.below(3) as usize],
+            Logits::Wild => wild[random.below(10) as usize],
+        })
+        .collect()
+}
+
+/// The step of as many sequences as there are [`parameters`].
+struct Step {
+    vocabulary: usize,
+    sampling: Vec<Sampling>,
+    biases: Vec<Bias>,
+    counts: Vec<u32>,
+}
+
+impl Step {
+    fn new(vocabulary: usize, random: &mut Random) -> Step {
+        let sampling = parameters();
+        let biases = (0..sampling.len() * MAX_BIAS as usize).map(|_| Bias {
+            // Some are out of range and some tokens have several.
+            token: random.below(vocabulary as u32 + 2),
+            value: random.below(9) as f32 - 4.0,
+        });
+        let biases = biases.collect();
+        let count = |random: &mut Random| match random.below(4) {
+            0 => IN_PROMPT,
+            1 => IN_PROMPT + 2,
+            2 => 1 + random.below(3),
+            _ => 0,
+        };
+        let counts = (0..sampling.len() * vocabulary).map(|_| count(random)).collect();
+        Step { vocabulary, sampling, biases, counts }
+    }
+
+    fn dispatch(&self, case: &mut Case, lanes: u32, outputs: &[u32], logits: &[f32], rows: Rows<'_>) {
+        let logits_stride = (logits.len() / outputs.len()) as u32;
+        let logits = case.input(logits);
+        let scratch_bytes = outputs.len() * self.vocabulary * 8;
+        let outputs_tensor = case.input(outputs);
+        let sequences = self.sampling.len();
+        let (rows, mut next) = match rows {
+            Rows::Apart(rows) => {
+                let rows = case.input(rows);
+                (rows, case.in_out("next", &vec![Row::default(); sequences], Compare::Exact))
+            }
+            Rows::Shared(rows) => {
+                let next = case.in_out("next", rows, Compare::Exact);
+                (next.clone(), next)
+            }
+        };
+        let sampling = case.input(&self.sampling);
+        let biases = case.input(&self.biases);
+        let mut counts = case.in_out("counts", &self.counts, Compare::Exact);
+        let mut ring = case.in_out("ring", &vec![NOT_SAMPLED; sequences * RING_TOKENS as usize], Compare::Exact);
+        let mut scratch = case.output("scratch", scratch_bytes as u64, Compare::Ignore);
+        case.dispatch(sample::dispatch(
+            &sample::SAMPLE,
+            sample::Spec { local_size: lanes },
+            sample::Args {
+                logits: &logits,
+                outputs: &outputs_tensor,
+                rows: &rows,
+                sampling: &sampling,
+                biases: &biases,
+                counts: &mut counts,
+                scratch: &mut scratch,
+                next: &mut next,
+                ring: &mut ring,
+                vocabulary: self.vocabulary as u32,
+                logits_stride,
+            },
+            [outputs.len() as u32, 1, 1],
+        ));
+    }
+}
+
+enum Rows<'a> {
+    Apart(&'a [Row]),
+    Shared(&'a [Row]),
+}
+
+/// More rows than outputs, in another order than the sequences, one of them dead and one output without a row.
+fn prefill(vocabulary: usize, lanes: u32, kind: Logits) -> Case {
+    let mut case = Case::new(format!("sample {vocabulary} tokens, {lanes} lanes, {kind:?}"));
+    let mut random = Random::new(vocabulary as u64);
+    let step = Step::new(vocabulary, &mut random);
+    let sequences = step.sampling.len() as u32;
+    let row = |i: u32| Row { token: 0, position: 4090 + i, sequence: (i + 5) % sequences, live: u32::from(i != 3) };
+    let rows: Vec<Row> = (0..sequences).flat_map(|i| [Row::default(), row(i)]).collect();
+    let outputs: Vec<u32> = (0..sequences).map(|i| if i == 6 { NO_ROW } else { 2 * i + 1 }).collect();
+    let padding = 3;
+    let logits: Vec<f32> = (0..outputs.len())
+        .flat_map(|o| {
+            let mut row = logits(kind, vocabulary, o, &mut random);
+            row.resize(vocabulary + padding, 1000.0);
+            row
+        })
+        .collect();
+    step.dispatch(&mut case, lanes, &outputs, &logits, Rows::Apart(&rows));
+    case
+}
+
+/// Decoding in place: `next` is `rows`.
+fn decode(vocabulary: usize, lanes: u32) -> Case {
+    let mut case = Case::new(format!("sample {vocabulary} tokens, {lanes} lanes, decoding in place"));
+    let mut random = Random::new(vocabulary as u64 + 1);
+    let step = Step::new(vocabulary, &mut random);
+    let sequences = step.sampling.len() as u32;
+    let rows: Vec<Row> = (0..sequences).map(|i| Row { token: 1, position: 9 * i, sequence: i, live: i % 5 }).collect();
+    let outputs: Vec<u32> = (0..sequences).rev().collect();
+    let logits: Vec<f32> = (0..outputs.len()).flat_map(|o| logits(Logits::Steps, vocabulary, o, &mut random)).collect();
+    step.dispatch(&mut case, lanes, &outputs, &logits, Rows::Shared(&rows));
+    case
+}
