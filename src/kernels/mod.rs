@@ -1,6 +1,7 @@
 //! Kernels as Rust sees them: what the build reflected from each shader, and the one function per family that chooses
 //! variant, geometry and specialization. It knows tensors, not models.
 
+pub mod attention;
 pub mod layout;
 pub mod matrix;
 pub mod policy;

@@ -1,6 +1,7 @@
 //! The CPU reference: one plain twin per kernel, and an executor that runs any plan with them. It exists to be read and
 //! compared with; it is never chosen to serve.
 
+mod attention;
 mod matrix;
 mod memory;
 mod norm;
@@ -21,11 +22,13 @@ pub fn twin(family: &str) -> Option<Twin> {
 }
 
 const TWINS: &[(&str, Twin)] = &[
+    ("attend", |dispatch, memory| attention::attend(&kernels::attend::resolve(dispatch), memory)),
     ("embed", |dispatch, memory| matrix::embed(dispatch.kernel, &kernels::embed::resolve(dispatch), memory)),
     ("mat_mul", |dispatch, memory| matrix::mat_mul(dispatch.kernel, &kernels::mat_mul::resolve(dispatch), memory)),
     ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),
     ("repack", |dispatch, memory| matrix::repack(dispatch.kernel, &kernels::repack::resolve(dispatch), memory)),
     ("sample", |dispatch, memory| sample::run(&kernels::sample::resolve(dispatch), memory)),
+    ("rope_store", |dispatch, memory| attention::rope_store(&kernels::rope_store::resolve(dispatch), memory)),
 ];
 
 /// Runs plans one dispatch after another, at once, on the calling thread.

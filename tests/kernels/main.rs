@@ -1,5 +1,6 @@
 //! Every kernel against its twin on a table of ragged shapes, with canaries around every buffer.
 
+mod attention;
 mod harness;
 mod matrix;
 mod norm;
@@ -11,6 +12,7 @@ use hesper::{kernels::KERNELS, plan::Executor, plan::Region, reference};
 /// The case table, by kernel family.
 fn cases() -> Vec<Case> {
     [matrix::cases(), norm::cases(), sampling::cases()].into_iter().flatten().collect()
+    [attention::cases(), matrix::cases(), norm::cases()].into_iter().flatten().collect()
 }
 
 #[test]

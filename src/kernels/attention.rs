@@ -1,0 +1,229 @@
+//! Typed dispatches of `rope_store` and `attend`, and the sizes of the cache they share (`shaders/lib/rope.glsl` says how
+//! it is laid out).
+
+use super::policy::Policy;
+use super::{BLOCK_TOKENS, attend, rope_store};
+use crate::plan::{Dispatch, Tensor};
+
+/// Lanes of a rope_store workgroup: a head has at most 128 pairs, and most have 64.
+const ROPE_STORE_LOCAL_SIZE: u32 = 32;
+
+/// What the attention of a layer looks like; the same for all layers of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Heads of q; a multiple of `kv_heads`.
+    pub heads: u32,
+    pub kv_heads: u32,
+    /// Dimensions of a head: a multiple of 8, at most 256.
+    pub head_dim: u32,
+    /// How many of them rotate: even, at most `head_dim`.
+    pub rotary: u32,
+    /// Dimensions i and i + rotary/2 rotate together; otherwise 2i and 2i + 1.
+    pub neox: bool,
+    /// q and k are normalized per head first, with this epsilon.
+    pub qk_norm_eps: Option<f32>,
+}
+
+/// A shape that the kernels cannot do.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum Unsupported {
+    #[error("{heads} heads cannot be shared out to {kv_heads} kv heads")]
+    Heads { heads: u32, kv_heads: u32 },
+    #[error("a head of {0} dimensions: attention needs a multiple of 8 up to 256")]
+    HeadDim(u32),
+    #[error("{rotary} rotating dimensions of {head_dim}: they must be even and no more than the head has")]
+    Rotary { rotary: u32, head_dim: u32 },
+    #[error("a cache of {blocks} blocks: one layer's keys would exceed 4 GiB")]
+    Cache { blocks: u32 },
+}
+
+impl Shape {
+    /// Whether the kernels do this shape, with a cache of `blocks` blocks.
+    pub fn check(&self, blocks: u32) -> Result<(), Unsupported> {
+        let Shape { heads, kv_heads, head_dim, rotary, .. } = *self;
+        if heads == 0 || kv_heads == 0 || heads > 4096 || !heads.is_multiple_of(kv_heads) {
+            return Err(Unsupported::Heads { heads, kv_heads });
+        }
+        if head_dim == 0 || head_dim > 256 || !head_dim.is_multiple_of(8) {
+            return Err(Unsupported::HeadDim(head_dim));
+        }
+        if rotary > head_dim || !rotary.is_multiple_of(2) {
+            return Err(Unsupported::Rotary { rotary, head_dim });
+        }
+        // The shaders index halves in 32 bits with sign.
+        if u64::from(blocks) * self.block_bytes() > 1 << 32 {
+            return Err(Unsupported::Cache { blocks });
+        }
+        Ok(())
+    }
+
+    /// Bytes of one block of a layer's keys, and likewise of its values.
+    pub fn block_bytes(&self) -> u64 {
+        u64::from(self.kv_heads) * u64::from(self.head_dim) * u64::from(BLOCK_TOKENS) * 2
+    }
+
+    /// Bytes of a layer's keys in a cache of `blocks` blocks, and likewise of its values.
+    pub fn cache_bytes(&self, blocks: u32) -> u64 {
+        u64::from(blocks) * self.block_bytes()
+    }
+
+    /// Floats of a row of q, and of y.
+    pub fn q_cols(&self) -> u32 {
+        self.heads * self.head_dim
+    }
+
+    /// Floats of a row of qkv.
+    pub fn qkv_cols(&self) -> u32 {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    /// Bytes of the table of (cos, sin) for `positions` positions: [position][rotary / 2] pairs of floats.
+    pub fn rope_bytes(&self, positions: u32) -> u64 {
+        u64::from(positions) * u64::from(self.rotary) * 4
+    }
+
+    /// Traffic of one row's own q, k and v.
+    fn row_bytes(&self) -> u64 {
+        4 * u64::from(self.qkv_cols()) + 4 * u64::from(self.q_cols()) + 4 * self.token_bytes() / 2
+    }
+
+    /// Bytes of one token's keys and values.
+    fn token_bytes(&self) -> u64 {
+        2 * self.block_bytes() / u64::from(BLOCK_TOKENS)
+    }
+}
+
+/// What both kernels work on.
+pub struct Operands<'a> {
+    /// `Row`s of the step.
+    pub rows: &'a Tensor,
+    /// The block tables: [sequence][max_blocks] of block numbers.
+    pub blocks: &'a Tensor,
+    pub max_blocks: u32,
+    /// (cos, sin): [position][rotary / 2]; any tensor where nothing rotates.
+    pub rope: &'a Tensor,
+    /// [head_dim]; any tensor where q and k are not normalized.
+    pub q_gain: &'a Tensor,
+    pub k_gain: &'a Tensor,
+    /// The layer's keys and values.
+    pub keys: &'a mut Tensor,
+    pub values: &'a mut Tensor,
+}
+
+/// Where [`attend`] finds q.
+pub enum Query<'a> {
+    /// In rows of q, k and v as the projection leaves them, `stride` floats apart; normalizes, rotates and stores itself.
+    /// Each row must belong to another sequence. For decoding.
+    Projected { qkv: &'a Tensor, stride: u32 },
+    /// In rows of q as [`rope_store`] leaves them; the cache holds the rows' own keys and values. For several tokens of a
+    /// sequence.
+    Stored { q: &'a Tensor },
+}
+
+/// Geometry of `attend`. Bits of a result depend on `local_size` and `chunk` alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    pub local_size: u32,
+    /// Heads of one workgroup, which share a kv head.
+    pub part: u32,
+    /// Tokens between two rescalings of the sums: a multiple of `local_size`.
+    pub chunk: u32,
+    /// The driver runs a workgroup of this size as one subgroup, so that no barriers are needed.
+    pub one_subgroup: bool,
+}
+
+impl Geometry {
+    pub fn new(policy: &Policy, shape: &Shape) -> Geometry {
+        let group = shape.heads / shape.kv_heads;
+        let parts = group.div_ceil(8);
+        let local_size = if policy.software { 32 } else { 64 };
+        Geometry { local_size, part: group.div_ceil(parts), chunk: 128, one_subgroup: false }
+    }
+}
+
+/// Normalizes and rotates q of `count` rows into `q`, and stores their k and v in the cache. Rows of qkv are `stride`
+/// floats apart, a multiple of 4; those of q `shape.q_cols()`. A row that is not live writes nothing.
+pub fn rope_store(
+    shape: &Shape,
+    operands: Operands<'_>,
+    qkv: &Tensor,
+    stride: u32,
+    q: &mut Tensor,
+    count: u32,
+) -> Dispatch {
+    let spec = rope_store::Spec {
+        local_size: ROPE_STORE_LOCAL_SIZE,
+        head_dim: shape.head_dim,
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        rotary: shape.rotary,
+        neox: shape.neox,
+        qk_norm: shape.qk_norm_eps.is_some(),
+    };
+    let args = rope_store::Args {
+        qkv,
+        q_gain: operands.q_gain,
+        k_gain: operands.k_gain,
+        rope: operands.rope,
+        rows: operands.rows,
+        blocks: operands.blocks,
+        q,
+        keys: operands.keys,
+        values: operands.values,
+        stride,
+        max_blocks: operands.max_blocks,
+        eps: shape.qk_norm_eps.unwrap_or(0.0),
+    };
+    rope_store::dispatch(&rope_store::ROPE_STORE, spec, args, [count, shape.heads + shape.kv_heads, 1])
+        .traffic(u64::from(count) * shape.row_bytes())
+}
+
+/// y[r] = attention of row r over the positions 0..=position of its sequence, for `count` rows `y_stride` floats apart (a
+/// multiple of 4). A row that is not live becomes zeros. The traffic counted is the rows' own: what a row reads of the
+/// cache grows with its position, by [`Shape::block_bytes`] twice for each block.
+pub fn attend(
+    shape: &Shape,
+    geometry: &Geometry,
+    operands: Operands<'_>,
+    query: Query<'_>,
+    y: &mut Tensor,
+    y_stride: u32,
+    count: u32,
+) -> Dispatch {
+    let (x, x_stride, fused) = match query {
+        Query::Projected { qkv, stride } => (qkv, stride, true),
+        Query::Stored { q } => (q, shape.q_cols(), false),
+    };
+    let spec = attend::Spec {
+        local_size: geometry.local_size,
+        head_dim: shape.head_dim,
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        rotary: shape.rotary,
+        neox: shape.neox,
+        qk_norm: shape.qk_norm_eps.is_some(),
+        part: geometry.part,
+        chunk: geometry.chunk,
+        fused,
+        one_subgroup: geometry.one_subgroup,
+    };
+    let args = attend::Args {
+        x,
+        q_gain: operands.q_gain,
+        k_gain: operands.k_gain,
+        rope: operands.rope,
+        rows: operands.rows,
+        blocks: operands.blocks,
+        keys: operands.keys,
+        values: operands.values,
+        y,
+        x_stride,
+        y_stride,
+        max_blocks: operands.max_blocks,
+        scale: 1.0 / (shape.head_dim as f32).sqrt(),
+        eps: shape.qk_norm_eps.unwrap_or(0.0),
+    };
+    let parts = (shape.heads / shape.kv_heads).div_ceil(geometry.part);
+    attend::dispatch(&attend::ATTEND, spec, args, [count, shape.kv_heads * parts, 1])
+        .traffic(u64::from(count) * shape.row_bytes())
+}

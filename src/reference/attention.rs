@@ -1,0 +1,326 @@
+//! Twins of `shaders/rope_store.comp` and `shaders/attend.comp`. The cache's layout is told in `shaders/lib/rope.glsl`.
+
+use super::{Memory, norm::inverse_rms};
+use crate::kernels::{BLOCK_TOKENS, Row, attend, rope_store};
+use crate::plan::Tensor;
+use half::f16;
+
+/// What one head is and how it rotates.
+struct Heads {
+    head_dim: usize,
+    heads: usize,
+    kv_heads: usize,
+    rotary: usize,
+    neox: bool,
+    qk_norm_eps: Option<f32>,
+}
+
+/// The paged cache of a layer.
+struct Cache<'a> {
+    blocks: &'a Tensor,
+    max_blocks: usize,
+    keys: &'a Tensor,
+    values: &'a Tensor,
+}
+
+const TOKENS: usize = BLOCK_TOKENS as usize;
+
+impl Cache<'_> {
+    /// Indices of dimension 0 of one token's keys and values, of a kv head, in halves.
+    fn first(&self, heads: &Heads, memory: &Memory, sequence: usize, token: usize, kv_head: usize) -> (usize, usize) {
+        let block = memory.view::<u32>(self.blocks)[sequence * self.max_blocks + token / TOKENS] as usize;
+        let head = (block * heads.kv_heads + kv_head) * heads.head_dim * TOKENS;
+        (head + token % TOKENS * 8, head + token % TOKENS * heads.head_dim)
+    }
+
+    fn store(&self, heads: &Heads, memory: &mut Memory, row: &Row, kv_head: usize, key: &[f32], value: &[f32]) {
+        let place = (row.sequence as usize, row.position as usize);
+        let (first_key, first_value) = self.first(heads, memory, place.0, place.1, kv_head);
+        let keys = memory.view_mut::<f16>(self.keys);
+        for (dim, &key) in key.iter().enumerate() {
+            keys[first_key + dim / 8 * 8 * TOKENS + dim % 8] = f16::from_f32(key);
+        }
+        let values = memory.view_mut::<f16>(self.values);
+        for (dim, &value) in value.iter().enumerate() {
+            values[first_value + dim] = f16::from_f32(value);
+        }
+    }
+
+    /// One token's key and value.
+    fn load(&self, heads: &Heads, memory: &Memory, sequence: usize, token: usize, kv_head: usize) -> [Vec<f64>; 2] {
+        let (first_key, first_value) = self.first(heads, memory, sequence, token, kv_head);
+        let (keys, values) = (memory.view::<f16>(self.keys), memory.view::<f16>(self.values));
+        let key = |dim: usize| f64::from(keys[first_key + dim / 8 * 8 * TOKENS + dim % 8]);
+        let value = |dim: usize| f64::from(values[first_value + dim]);
+        [(0..heads.head_dim).map(key).collect(), (0..heads.head_dim).map(value).collect()]
+    }
+}
+
+/// A head normalized, then rotated. Su et al., "RoFormer", 2021; pairs as in the GPT-NeoX code or adjacent.
+fn ready(heads: &Heads, head: &[f32], gain: &[f32], turns: &[[f32; 2]]) -> Vec<f32> {
+    let scale = heads.qk_norm_eps.map(|eps| inverse_rms(head, eps));
+    let normalized: Vec<f32> = match scale {
+        Some(scale) => head.iter().zip(gain).map(|(x, gain)| x * scale * gain).collect(),
+        None => head.to_vec(),
+    };
+    let mut rotated = normalized.clone();
+    for (pair, &[cos, sin]) in turns.iter().enumerate() {
+        let (a, b) = if heads.neox { (pair, pair + heads.rotary / 2) } else { (2 * pair, 2 * pair + 1) };
+        let [x, y, cos, sin] = [normalized[a], normalized[b], cos, sin].map(f64::from);
+        rotated[a] = (x * cos - y * sin) as f32;
+        rotated[b] = (x * sin + y * cos) as f32;
+    }
+    rotated
+}
+
+/// A row of qkv made ready: q, k and v, each [head][head_dim].
+struct Ready {
+    q: Vec<Vec<f32>>,
+    k: Vec<Vec<f32>>,
+    v: Vec<Vec<f32>>,
+}
+
+/// Tensors of the norm and the rotation.
+struct Tables<'a> {
+    q_gain: &'a Tensor,
+    k_gain: &'a Tensor,
+    rope: &'a Tensor,
+}
+
+fn ready_row(heads: &Heads, memory: &Memory, qkv: &[f32], position: usize, tables: &Tables<'_>) -> Ready {
+    let dim = heads.head_dim;
+    let gain = |tensor| if heads.qk_norm_eps.is_some() { &memory.view::<f32>(tensor)[..dim] } else { &[] };
+    let half = heads.rotary / 2;
+    let turns = if half == 0 { &[] } else { &memory.view::<[f32; 2]>(tables.rope)[position * half..][..half] };
+    let all: Vec<&[f32]> = qkv.chunks_exact(dim).take(heads.heads + 2 * heads.kv_heads).collect();
+    let (q, kv) = all.split_at(heads.heads);
+    let (k, v) = kv.split_at(heads.kv_heads);
+    Ready {
+        q: q.iter().map(|head| ready(heads, head, gain(tables.q_gain), turns)).collect(),
+        k: k.iter().map(|head| ready(heads, head, gain(tables.k_gain), turns)).collect(),
+        v: v.iter().map(|head| head.to_vec()).collect(),
+    }
+}
+
+/// softmax(q·k × scale)·v, in two passes over the tokens.
+fn attention(q: &[f32], tokens: &[[Vec<f64>; 2]], scale: f64) -> Vec<f32> {
+    let dot = |key: &[f64]| -> f64 { q.iter().zip(key).map(|(&q, k)| f64::from(q) * k).sum() };
+    let scores: Vec<f64> = tokens.iter().map(|[key, _]| dot(key) * scale).collect();
+    let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - highest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let weighted =
+        |dim: usize| tokens.iter().zip(&weights).map(|([_, value], weight)| weight * value[dim]).sum::<f64>();
+    (0..q.len()).map(|dim| (weighted(dim) / total) as f32).collect()
+}
+
+pub(super) fn rope_store(args: &rope_store::Resolved, memory: &mut Memory) {
+    let spec = &args.spec;
+    let heads = Heads {
+        head_dim: spec.head_dim as usize,
+        heads: spec.heads as usize,
+        kv_heads: spec.kv_heads as usize,
+        rotary: spec.rotary as usize,
+        neox: spec.neox,
+        qk_norm_eps: spec.qk_norm.then_some(args.eps),
+    };
+    let cache =
+        Cache { blocks: &args.blocks, max_blocks: args.max_blocks as usize, keys: &args.keys, values: &args.values };
+    let tables = Tables { q_gain: &args.q_gain, k_gain: &args.k_gain, rope: &args.rope };
+    for index in 0..args.groups[0] as usize {
+        let row = memory.view::<Row>(&args.rows)[index];
+        if row.live == 0 {
+            continue;
+        }
+        let qkv = &memory.view::<f32>(&args.qkv)[index * args.stride as usize..];
+        let ready = ready_row(&heads, memory, qkv, row.position as usize, &tables);
+        for (kv_head, (k, v)) in ready.k.iter().zip(&ready.v).enumerate() {
+            cache.store(&heads, memory, &row, kv_head, k, v);
+        }
+        let q = ready.q.concat();
+        memory.view_mut::<f32>(&args.q)[index * q.len()..][..q.len()].copy_from_slice(&q);
+    }
+}
+
+pub(super) fn attend(args: &attend::Resolved, memory: &mut Memory) {
+    let spec = &args.spec;
+    let heads = Heads {
+        head_dim: spec.head_dim as usize,
+        heads: spec.heads as usize,
+        kv_heads: spec.kv_heads as usize,
+        rotary: spec.rotary as usize,
+        neox: spec.neox,
+        qk_norm_eps: spec.qk_norm.then_some(args.eps),
+    };
+    let cache =
+        Cache { blocks: &args.blocks, max_blocks: args.max_blocks as usize, keys: &args.keys, values: &args.values };
+    let tables = Tables { q_gain: &args.q_gain, k_gain: &args.k_gain, rope: &args.rope };
+    let group = heads.heads / heads.kv_heads;
+    for index in 0..args.groups[0] as usize {
+        let row = memory.view::<Row>(&args.rows)[index];
+        let y_cols = heads.heads * heads.head_dim;
+        let mut y = vec![0.0; y_cols];
+        if row.live != 0 {
+            let x = &memory.view::<f32>(&args.x)[index * args.x_stride as usize..];
+            let q = if spec.fused {
+                let ready = ready_row(&heads, memory, x, row.position as usize, &tables);
+                for (kv_head, (k, v)) in ready.k.iter().zip(&ready.v).enumerate() {
+                    cache.store(&heads, memory, &row, kv_head, k, v);
+                }
+                ready.q
+            } else {
+                x[..y_cols].chunks_exact(heads.head_dim).map(<[f32]>::to_vec).collect()
+            };
+            for kv_head in 0..heads.kv_heads {
+                let load = |token| cache.load(&heads, memory, row.sequence as usize, token, kv_head);
+                let tokens: Vec<_> = (0..=row.position as usize).map(load).collect();
+                for head in kv_head * group..(kv_head + 1) * group {
+                    let out = attention(&q[head], &tokens, f64::from(args.scale));
+                    y[head * heads.head_dim..][..heads.head_dim].copy_from_slice(&out);
+                }
+            }
+        }
+        memory.view_mut::<f32>(&args.y)[index * args.y_stride as usize..][..y_cols].copy_from_slice(&y);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::attention::{self, Geometry, Operands, Query, Shape};
+    use crate::plan::Region;
+
+    const REGION: Region = Region::Step;
+    const SHAPE: Shape = Shape { heads: 4, kv_heads: 2, head_dim: 16, rotary: 8, neox: true, qk_norm_eps: Some(1e-5) };
+    const LENGTH: usize = 70;
+    const BLOCKS: [u32; 3] = [4, 0, 2];
+
+    /// Places tensors one behind another.
+    fn place(memory_bytes: &mut u64, bytes: u64) -> Tensor {
+        let tensor = Tensor::new(REGION, *memory_bytes, bytes);
+        *memory_bytes = (*memory_bytes + bytes).next_multiple_of(16);
+        tensor
+    }
+
+    fn wave(seed: usize, count: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0).collect()
+    }
+
+    /// Attention as the papers write it, over whole arrays: rotation as a product of complex numbers, softmax without a
+    /// maximum, no cache.
+    fn naive(qkv: &[Vec<f32>], gains: &[Vec<f32>; 2], head: usize) -> Vec<Vec<f64>> {
+        let kv_head = head / 2;
+        let take =
+            |row: &[f32], at: usize| -> Vec<f64> { row[at * 16..][..16].iter().map(|&x| f64::from(x)).collect() };
+        let turn = |position: usize, x: Vec<f64>, gain: &[f32]| -> Vec<f64> {
+            let rms = (x.iter().map(|x| x * x).sum::<f64>() / 16.0 + 1e-5).sqrt();
+            let mut x: Vec<f64> = x.iter().zip(gain).map(|(x, gain)| x / rms * f64::from(*gain)).collect();
+            for pair in 0..4 {
+                let angle = position as f64 / 10f64.powi(pair as i32);
+                let (re, im) = (x[pair], x[pair + 4]);
+                x[pair] = (re.hypot(im)) * (im.atan2(re) + angle).cos();
+                x[pair + 4] = (re.hypot(im)) * (im.atan2(re) + angle).sin();
+            }
+            x
+        };
+        let rounded = |x: Vec<f64>| -> Vec<f64> { x.iter().map(|&x| f16::from_f64(x).to_f64()).collect() };
+        let q: Vec<_> = qkv.iter().enumerate().map(|(i, row)| turn(i, take(row, head), &gains[0])).collect();
+        let k: Vec<_> =
+            qkv.iter().enumerate().map(|(i, row)| rounded(turn(i, take(row, 4 + kv_head), &gains[1]))).collect();
+        let v: Vec<_> = qkv.iter().map(|row| rounded(take(row, 6 + kv_head))).collect();
+        (0..qkv.len())
+            .map(|i| {
+                let score = |j: usize| (q[i].iter().zip(&k[j]).map(|(a, b)| a * b).sum::<f64>() / 4.0).exp();
+                let total: f64 = (0..=i).map(score).sum();
+                (0..16).map(|dim| (0..=i).map(|j| score(j) * v[j][dim]).sum::<f64>() / total).collect()
+            })
+            .collect()
+    }
+
+    struct World {
+        memory: Memory,
+        tensors: Vec<Tensor>,
+        qkv: Vec<Vec<f32>>,
+        gains: [Vec<f32>; 2],
+    }
+
+    /// rows, blocks, rope, q_gain, k_gain, keys, values, qkv, q, y
+    fn world() -> World {
+        let cols = SHAPE.qkv_cols() as usize;
+        let qkv: Vec<Vec<f32>> = (0..LENGTH).map(|row| wave(row, cols)).collect();
+        let gains = [wave(1000, 16), wave(1001, 16)];
+        let turns: Vec<f32> = (0..LENGTH)
+            .flat_map(|position| (0..4).map(move |pair| position as f64 / 10f64.powi(pair)))
+            .flat_map(|angle| [angle.cos() as f32, angle.sin() as f32])
+            .collect();
+        let rows: Vec<Row> =
+            (0..LENGTH as u32).map(|position| Row { token: 0, position, sequence: 0, live: 1 }).collect();
+        let mut end = 0;
+        let cache = SHAPE.cache_bytes(5);
+        let y = LENGTH as u64 * u64::from(SHAPE.q_cols()) * 4;
+        let sizes =
+            [16 * LENGTH as u64, 12, turns.len() as u64 * 4, 64, 64, cache, cache, (LENGTH * cols * 4) as u64, y, y];
+        let tensors: Vec<Tensor> = sizes.iter().map(|&bytes| place(&mut end, bytes)).collect();
+        let mut memory = Memory::default();
+        memory.allocate(REGION, end).expect("host memory");
+        memory.view_mut::<Row>(&tensors[0]).copy_from_slice(&rows);
+        memory.view_mut::<u32>(&tensors[1]).copy_from_slice(&BLOCKS);
+        for (tensor, values) in [(2, &turns), (3, &gains[0]), (4, &gains[1]), (7, &qkv.concat())] {
+            memory.view_mut::<f32>(&tensors[tensor]).copy_from_slice(values);
+        }
+        World { memory, tensors, qkv, gains }
+    }
+
+    fn check(world: &World) {
+        let y = world.memory.view::<f32>(&world.tensors[9]);
+        for head in 0..4 {
+            let expected = naive(&world.qkv, &world.gains, head);
+            for (row, expected) in expected.iter().enumerate() {
+                for (dim, expected) in expected.iter().enumerate() {
+                    let got = f64::from(y[(row * 4 + head) * 16 + dim]);
+                    assert!((got - expected).abs() < 2e-4, "row {row} head {head} dim {dim}: {got} not {expected}");
+                }
+            }
+        }
+    }
+
+    /// Runs `dispatches` made from the world's operands.
+    fn run(
+        world: &mut World,
+        dispatch: impl FnOnce(Operands<'_>, &Tensor, &Tensor, &mut Tensor) -> crate::plan::Dispatch,
+    ) {
+        let [rows, blocks, rope, q_gain, k_gain, keys, values, qkv, q, y] = &mut world.tensors[..] else { panic!() };
+        let operands = Operands { rows, blocks, max_blocks: 3, rope, q_gain, k_gain, keys, values };
+        let dispatch = dispatch(operands, qkv, q, y);
+        let twin = super::super::twin(dispatch.kernel.family).expect("it has a twin");
+        twin(&dispatch, &mut world.memory);
+    }
+
+    const GEOMETRY: Geometry = Geometry { local_size: 32, part: 2, chunk: 32, one_subgroup: false };
+
+    #[test]
+    fn decoding_row_by_row_equals_naive_attention() {
+        let mut world = world();
+        let cols = SHAPE.qkv_cols();
+        let count = LENGTH as u32;
+        run(&mut world, |operands, qkv, _, y| {
+            let query = Query::Projected { qkv, stride: cols };
+            attention::attend(&SHAPE, &GEOMETRY, operands, query, y, SHAPE.q_cols(), count)
+        });
+        check(&world);
+    }
+
+    #[test]
+    fn prefilling_equals_naive_attention() {
+        let mut world = world();
+        let cols = SHAPE.qkv_cols();
+        let count = LENGTH as u32;
+        run(&mut world, |operands, qkv, q, _| {
+            attention::rope_store(&SHAPE, operands, qkv, cols, &mut q.clone(), count)
+        });
+        run(&mut world, |operands, _, q, y| {
+            attention::attend(&SHAPE, &GEOMETRY, operands, Query::Stored { q }, y, SHAPE.q_cols(), count)
+        });
+        check(&world);
+    }
+}

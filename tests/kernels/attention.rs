@@ -1,0 +1,155 @@
+//! Cases of `rope_store` and `attend`: ragged heads, lengths around the edges of blocks and chunks, shuffled blocks.
+
+use crate::harness::{Case, Compare, Random};
+use half::f16;
+use hesper::kernels::attention::{self, Geometry, Operands, Query, Shape};
+use hesper::kernels::{BLOCK_TOKENS, Row, policy::Policy};
+use hesper::plan::Tensor;
+
+const MAX_BLOCKS: usize = 11;
+
+pub fn shapes() -> Vec<Shape> {
+    let qwen3 = Shape { heads: 4, kv_heads: 2, head_dim: 128, rotary: 128, neox: true, qk_norm_eps: Some(1e-6) };
+    let llama = Shape { neox: false, qk_norm_eps: None, ..qwen3 };
+    vec![
+        qwen3,
+        Shape { heads: 7, kv_heads: 1, head_dim: 64, rotary: 64, ..llama },
+        Shape { heads: 5, kv_heads: 5, head_dim: 40, rotary: 40, ..llama },
+        Shape { heads: 6, kv_heads: 2, head_dim: 96, rotary: 48, qk_norm_eps: None, ..qwen3 },
+        Shape { heads: 3, kv_heads: 1, head_dim: 80, rotary: 80, neox: false, ..qwen3 },
+        Shape { heads: 16, kv_heads: 1, head_dim: 256, rotary: 64, ..qwen3 },
+        Shape { heads: 11, kv_heads: 1, head_dim: 8, rotary: 0, ..qwen3 },
+    ]
+}
+
+fn geometries(shape: &Shape) -> Vec<Geometry> {
+    let of = |software| Geometry::new(&Policy { software }, shape);
+    // Four lanes are one subgroup on every device that this project knows of.
+    let tiny = Geometry { local_size: 4, part: 1, chunk: 32, one_subgroup: true };
+    vec![of(false), of(true), tiny]
+}
+
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for shape in shapes() {
+        for geometry in geometries(&shape) {
+            cases.push(decode(&shape, &geometry));
+            cases.push(prefill(&shape, &geometry));
+        }
+    }
+    cases
+}
+
+/// One row each of several sequences; the fourth is not live.
+fn decode(shape: &Shape, geometry: &Geometry) -> Case {
+    let positions = [0, 1, 31, 40, 32, 129, 300];
+    let rows: Vec<Row> = (0u32..)
+        .zip(positions)
+        .map(|(sequence, position)| Row { token: 0, position, sequence, live: u32::from(sequence != 3) })
+        .collect();
+    let mut case = Case::new(format!("decode {shape:?} {geometry:?}"));
+    let mut world = World::new(&mut case, shape, &rows, positions.map(|position| position as usize).to_vec());
+    let stride = shape.qkv_cols() + 4;
+    let qkv = case.input(&world.random.floats(rows.len() * stride as usize));
+    let y_stride = shape.q_cols() + 8;
+    let mut y = y_like(&mut case, rows.len(), y_stride);
+    let query = Query::Projected { qkv: &qkv, stride };
+    case.dispatch(attention::attend(shape, geometry, world.operands(), query, &mut y, y_stride, rows.len() as u32));
+    case
+}
+
+/// Consecutive rows of two sequences, one that starts and one that goes on; the last row is not live.
+fn prefill(shape: &Shape, geometry: &Geometry) -> Case {
+    let row = |position, sequence, live| Row { token: 0, position, sequence, live };
+    let mut rows: Vec<Row> = (0..5).map(|position| row(position, 1, 1)).collect();
+    rows.extend((126..131).map(|position| row(position, 0, 1)));
+    rows.push(row(131, 0, 0));
+    let mut case = Case::new(format!("prefill {shape:?} {geometry:?}"));
+    let mut world = World::new(&mut case, shape, &rows, vec![126, 0]);
+    let stride = shape.qkv_cols();
+    let qkv = case.input(&world.random.floats(rows.len() * stride as usize));
+    let close = Compare::F32 { absolute: 2e-6, relative: 1e-5 };
+    let count = rows.len() as u32;
+    let zeros = vec![0f32; rows.len() * shape.q_cols() as usize];
+    let mut q = case.in_out("q", &zeros, close);
+    let mut y = y_like(&mut case, rows.len(), shape.q_cols());
+    case.dispatch(attention::rope_store(shape, world.operands(), &qkv, stride, &mut q, count));
+    let query = Query::Stored { q: &q };
+    case.dispatch(attention::attend(shape, geometry, world.operands(), query, &mut y, shape.q_cols(), count));
+    case
+}
+
+fn y_like(case: &mut Case, rows: usize, stride: u32) -> Tensor {
+    let padding = vec![f32::MAX; rows * stride as usize];
+    case.in_out("y", &padding, Compare::F32 { absolute: 1e-5, relative: 1e-5 })
+}
+
+/// Step, tables and a cache whose sequences have `lengths` tokens so far; whatever else it holds is NaN.
+struct World {
+    random: Random,
+    rows: Tensor,
+    blocks: Tensor,
+    rope: Tensor,
+    q_gain: Tensor,
+    k_gain: Tensor,
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl World {
+    fn new(case: &mut Case, shape: &Shape, rows: &[Row], lengths: Vec<usize>) -> World {
+        let mut random = Random::new(u64::from(shape.head_dim * 31 + shape.heads));
+        let count = lengths.len() * MAX_BLOCKS;
+        let mut blocks: Vec<u32> = (0..count as u32).collect();
+        for at in (1..count).rev() {
+            blocks.swap(at, random.below(at as u32 + 1) as usize);
+        }
+        let dim = shape.head_dim as usize;
+        let halves = shape.cache_bytes(count as u32) as usize / 2;
+        let mut keys = vec![f16::NAN; halves];
+        let mut values = vec![f16::NAN; halves];
+        for (sequence, &length) in lengths.iter().enumerate() {
+            for token in 0..length {
+                let block = blocks[sequence * MAX_BLOCKS + token / BLOCK_TOKENS as usize] as usize;
+                for kv_head in 0..shape.kv_heads as usize {
+                    let head = (block * shape.kv_heads as usize + kv_head) * dim * 32;
+                    for d in 0..dim {
+                        keys[head + (d / 8 * 32 + token % 32) * 8 + d % 8] = f16::from_f32(3.0 * random.float());
+                        values[head + token % 32 * dim + d] = f16::from_f32(random.float());
+                    }
+                }
+            }
+        }
+        let positions = MAX_BLOCKS * BLOCK_TOKENS as usize;
+        let turns: Vec<f32> = (0..positions * shape.rotary.max(2) as usize / 2)
+            .flat_map(|_| {
+                let (sin, cos) = (3.2 * random.float()).sin_cos();
+                [cos, sin]
+            })
+            .collect();
+        let round = Compare::F16 { absolute: 1e-6, relative: 1e-3 };
+        World {
+            rows: case.input(rows),
+            blocks: case.input(&blocks),
+            rope: case.input(&turns),
+            q_gain: case.input(&random.floats(dim)),
+            k_gain: case.input(&random.floats(dim)),
+            keys: case.in_out("keys", &keys, round),
+            values: case.in_out("values", &values, round),
+            random,
+        }
+    }
+
+    fn operands(&mut self) -> Operands<'_> {
+        Operands {
+            rows: &self.rows,
+            blocks: &self.blocks,
+            max_blocks: MAX_BLOCKS as u32,
+            rope: &self.rope,
+            q_gain: &self.q_gain,
+            k_gain: &self.k_gain,
+            keys: &mut self.keys,
+            values: &mut self.values,
+        }
+    }
+}
