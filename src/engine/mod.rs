@@ -3,3 +3,5 @@
 pub mod logprobs;
 pub mod queue;
 pub mod request;
+pub mod runner;
+pub mod schedule;

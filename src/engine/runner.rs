@@ -148,9 +148,8 @@ impl Runner {
     /// Makes the sequence ready for an answer to `prompt`; nothing may be in flight.
     pub fn begin(&mut self, prompt: &[u32], sampling: &SamplingParameters, seed: u64) {
         debug_assert!(sampling.logit_bias.len() <= MAX_LOGIT_BIAS);
-        let counted = sampling.repetition_penalty != 1.0
-            || sampling.presence_penalty != 0.0
-            || sampling.frequency_penalty != 0.0;
+        let counted =
+            sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
         let record = Sampling {
             temperature: sampling.temperature,
             top_k: sampling.top_k,

@@ -39,6 +39,7 @@ pub struct Gpu {
 #[derive(Default)]
 struct Regions {
     arena: Option<Block>,
+    logits: Option<Block>,
     step: Option<Block>,
     output: Option<Block>,
     staging: Option<Block>,
@@ -50,6 +51,7 @@ impl Regions {
     fn get(&self, region: Region) -> Option<&Block> {
         match region {
             Region::Arena => self.arena.as_ref(),
+            Region::Logits => self.logits.as_ref(),
             Region::Step => self.step.as_ref(),
             Region::Output => self.output.as_ref(),
             Region::Staging => self.staging.as_ref(),
@@ -70,6 +72,7 @@ impl Regions {
         }
         match region {
             Region::Arena => Some(&mut self.arena),
+            Region::Logits => Some(&mut self.logits),
             Region::Step => Some(&mut self.step),
             Region::Output => Some(&mut self.output),
             Region::Staging => Some(&mut self.staging),
@@ -88,7 +91,7 @@ impl Regions {
     }
 
     fn blocks(&self) -> impl Iterator<Item = &Block> {
-        let single = [&self.arena, &self.step, &self.output, &self.staging];
+        let single = [&self.arena, &self.logits, &self.step, &self.output, &self.staging];
         single.into_iter().chain(&self.weights).chain(&self.cache).flatten()
     }
 }

@@ -28,7 +28,7 @@ pub fn access_of(region: Region) -> Access {
     match region {
         Region::Step | Region::Staging => Access::Write,
         Region::Output => Access::Read,
-        Region::Weights(_) | Region::Cache(_) | Region::Arena | Region::Virtual(_) => Access::Unmapped,
+        Region::Weights(_) | Region::Cache(_) | Region::Arena | Region::Logits | Region::Virtual(_) => Access::Unmapped,
     }
 }
 

@@ -5,7 +5,7 @@ use super::architecture::{Architecture, RopePairs};
 use super::dims::Dims;
 use super::memory::{Sizes, State};
 use super::weights::{GateUp, Layer, Weights};
-use crate::kernels::attention::{self, Pairs};
+use crate::kernels::attention::{self, Geometry, Operands, Query};
 use crate::kernels::layout::Matrix;
 use crate::kernels::matrix::{self, Epilogue, MatMul, Norm};
 use crate::kernels::norm;
@@ -96,18 +96,15 @@ impl Lowering<'_> {
         self.builder.scratch(u64::from(rows) * u64::from(cols) * 4)
     }
 
-    fn attention_shape(&self) -> attention::Shape {
+    fn attention_shape(&self, layer: &Layer) -> attention::Shape {
         let dims = &self.model.dims;
         attention::Shape {
             heads: dims.heads,
             kv_heads: dims.kv_heads,
             head_dim: dims.head_dim,
             rotary: dims.rotary,
-            pairs: match self.model.architecture.rope {
-                RopePairs::Adjacent => Pairs::Adjacent,
-                RopePairs::Halves => Pairs::Halves,
-            },
-            max_blocks: self.model.sizes.blocks_a_sequence(),
+            neox: self.model.architecture.rope == RopePairs::Halves,
+            qk_norm_eps: layer.query_key_norm.is_some().then_some(dims.norm_eps),
         }
     }
 
@@ -140,27 +137,29 @@ impl Lowering<'_> {
         let label = format!("layer {index} qkv");
         let qkv = self.normed(label, &parts, x, &layer.attention_norm, bias, || Epilogue::Store);
 
-        let dims = &self.model.dims;
-        let shape = self.attention_shape();
-        let mut attended = self.floats(self.key.rows, dims.heads * dims.head_dim);
-        let (mut keys, mut values) = (self.model.state.keys[index].clone(), self.model.state.values[index].clone());
-        let gains =
-            layer.query_key_norm.as_ref().map(|(query, key)| attention::Gains { query, key, eps: dims.norm_eps });
-        let inputs =
-            attention::Inputs { gains, rope: &self.model.weights.rope, rows, blocks: &self.model.state.blocks };
-        let cache = attention::Cache { keys: &mut keys, values: &mut values };
-        let count = self.key.rows;
-        if self.key.mode == Mode::Decode {
-            let attend = attention::attend_decode(&shape, &qkv, inputs, cache, &mut attended, count);
-            self.builder.push(attend.named(format!("layer {index} attend")));
+        let (shape, count) = (self.attention_shape(layer), self.key.rows);
+        let geometry = Geometry::new(&self.model.policy, &shape);
+        let state = &self.model.state;
+        let (mut keys, mut values) = (state.keys[index].clone(), state.values[index].clone());
+        let cols = shape.q_cols();
+        let (mut stored, mut attended) = (self.floats(count, cols), self.floats(count, cols));
+        let query = if self.key.mode == Mode::Decode {
+            Query::Projected { qkv: &qkv, stride: shape.qkv_cols() }
         } else {
-            let mut queries = self.floats(count, dims.heads * dims.head_dim);
-            let store = attention::rope_store(&shape, &qkv, &inputs, cache, &mut queries, count);
+            let store = attention::rope_store(
+                &shape,
+                operands(self.model, layer, rows, &qkv, [&mut keys, &mut values]),
+                &qkv,
+                shape.qkv_cols(),
+                &mut stored,
+                count,
+            );
             self.builder.push(store.named(format!("layer {index} rope store")));
-            let cache = attention::Cache { keys: &mut keys, values: &mut values };
-            let attend = attention::attend(&shape, &queries, inputs, cache, &mut attended, count);
-            self.builder.push(attend.named(format!("layer {index} attend")));
-        }
+            Query::Stored { q: &stored }
+        };
+        let operands = operands(self.model, layer, rows, &qkv, [&mut keys, &mut values]);
+        let attend = attention::attend(&shape, &geometry, operands, query, &mut attended, cols, count);
+        self.builder.push(attend.named(format!("layer {index} attend")));
         attended
     }
 
@@ -274,5 +273,26 @@ impl Lowering<'_> {
         let advanced = Advanced { counts: &mut counts, next: &mut next, ring: &mut ring };
         let mut scratch = self.builder.scratch(sample.scratch_bytes());
         self.builder.push(sample.dispatch(&mut scratch, advanced, &self.model.policy).named("sample"));
+    }
+}
+
+/// What attention works on; `any` stands in for gains that the family has not.
+fn operands<'a>(
+    model: &'a Model,
+    layer: &'a Layer,
+    rows: &'a Tensor,
+    any: &'a Tensor,
+    [keys, values]: [&'a mut Tensor; 2],
+) -> Operands<'a> {
+    let (q_gain, k_gain) = layer.query_key_norm.as_ref().map_or((any, any), |(query, key)| (query, key));
+    Operands {
+        rows,
+        blocks: &model.state.blocks,
+        max_blocks: model.sizes.blocks_a_sequence(),
+        rope: &model.weights.rope,
+        q_gain,
+        k_gain,
+        keys,
+        values,
     }
 }

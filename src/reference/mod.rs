@@ -23,6 +23,11 @@ pub fn twin(family: &str) -> Option<Twin> {
 
 const TWINS: &[(&str, Twin)] = &[
     ("attend", |dispatch, memory| attention::attend(&kernels::attend::resolve(dispatch), memory)),
+    ("copy", |dispatch, memory| {
+        let args = kernels::copy::resolve(dispatch);
+        let bytes = memory.view::<u8>(&args.x)[..args.units as usize * 16].to_vec();
+        memory.view_mut::<u8>(&args.y)[..bytes.len()].copy_from_slice(&bytes);
+    }),
     ("embed", |dispatch, memory| matrix::embed(dispatch.kernel, &kernels::embed::resolve(dispatch), memory)),
     ("mat_mul", |dispatch, memory| matrix::mat_mul(dispatch.kernel, &kernels::mat_mul::resolve(dispatch), memory)),
     ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),

@@ -1,25 +1,9 @@
 //! A device, and small kernels compiled on the spot.
 
-use hesper::gpu::{self, Gpu};
+use hesper::gpu::Gpu;
 use hesper::plan::{ConstantInfo, Dispatch, Executor, Kernel, OperandInfo, Plan, Region, Scalar, SpecInfo, Tensor};
 use std::process::Command;
 use std::sync::LazyLock;
-
-/// The device that HESPER_DEVICE names or the best there is; `None` only where HESPER_SKIP_GPU=1 says so.
-pub fn gpu() -> Option<Gpu> {
-    if std::env::var("HESPER_SKIP_GPU").is_ok_and(|value| value == "1") {
-        eprintln!("SKIPPED: HESPER_SKIP_GPU=1, so nothing was run on a Vulkan device");
-        return None;
-    }
-    let selector = std::env::var("HESPER_DEVICE").unwrap_or_else(|_| "auto".to_owned());
-    match gpu::open(&selector, true) {
-        Ok((gpu, choice)) => {
-            eprintln!("on {}: {}", gpu.label(), choice.reason);
-            Some(gpu)
-        }
-        Err(error) => panic!("{error} (HESPER_SKIP_GPU=1 skips the tests that need a device)"),
-    }
-}
 
 const SCALE: &str = r"
 layout(local_size_x_id = 0) in;

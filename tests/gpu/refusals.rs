@@ -1,6 +1,7 @@
 //! What the executor must not accept.
 
-use crate::harness::{Scale, gpu, plan, scale};
+use crate::device::gpu;
+use crate::harness::{Scale, plan, scale};
 use hesper::gpu::Gpu;
 use hesper::plan::{Dispatch, Executor, ExecutorError, Region, Tensor};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,6 +1,7 @@
 //! What plans compute.
 
-use crate::harness::{Scale, count, gpu, plan, read_floats, run, scale, spin};
+use crate::device::gpu;
+use crate::harness::{Scale, count, plan, read_floats, run, scale, spin};
 use hesper::plan::{Executor, ExecutorError, Region, Tensor};
 use std::time::{Duration, Instant};
 

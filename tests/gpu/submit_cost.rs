@@ -1,6 +1,7 @@
 //! What a submission costs the host. The bound is loose: it catches a synchronous call creeping in, not a slow machine.
 
-use crate::harness::{count, gpu, plan};
+use crate::device::gpu;
+use crate::harness::{count, plan};
 use hesper::plan::{Executor, Region, Tensor};
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,9 @@
 //! Every kernel against its twin on a table of ragged shapes, with canaries around every buffer.
 
 mod attention;
+mod copy;
+#[path = "../device/mod.rs"]
+mod device;
 mod harness;
 mod matrix;
 mod norm;
@@ -11,8 +14,8 @@ use hesper::{kernels::KERNELS, plan::Executor, plan::Region, reference};
 
 /// The case table, by kernel family.
 fn cases() -> Vec<Case> {
-    [matrix::cases(), norm::cases(), sampling::cases()].into_iter().flatten().collect()
-    [attention::cases(), matrix::cases(), norm::cases()].into_iter().flatten().collect()
+    let families = [attention::cases(), copy::cases(), matrix::cases(), norm::cases(), sampling::cases()];
+    families.into_iter().flatten().collect()
 }
 
 #[test]
@@ -26,15 +29,17 @@ fn every_kernel_has_a_twin_and_a_case() {
 
 #[test]
 fn kernels_equal_their_twins() {
+    let Some(mut gpu) = device::gpu() else { return };
     let cases = cases();
     let bytes = cases.iter().map(Case::region_bytes).max().unwrap_or(0);
     let mut twin = reference::Reference::default();
     twin.allocate(Region::Step, bytes).expect("host memory");
+    gpu.allocate(Region::Step, bytes).expect("device memory");
     let mut failures = Vec::new();
     for case in &cases {
         let expected = case.run(&mut twin);
-        let again = case.run(&mut twin);
-        failures.extend(case.difference(&expected, &again));
+        let actual = case.run(&mut gpu);
+        failures.extend(case.difference(&expected, &actual));
     }
     assert!(failures.is_empty(), "{} of {} cases fail:\n{}", failures.len(), cases.len(), failures.join("\n"));
 }
