@@ -30,7 +30,8 @@ pub fn random_rows(format: BlockFormat, rows: usize, cols: usize, random: &mut R
     };
     for block in file.chunks_exact_mut(format.block_bytes()) {
         for &at in scales {
-            let scale = half::f16::from_f32(random.float() / 64.0);
+            let divisor = if format.block_elements() == 256 { 2048.0 } else { 64.0 };
+            let scale = half::f16::from_f32(random.float() / divisor);
             block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
         }
     }
