@@ -4,13 +4,13 @@ use crate::{
     engine::request::{self, FinishReason, Token},
     text::{Decoder, StopStrings, Text, ToolCallEvent, ToolCallParser},
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 /// What an answer grew by.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Piece {
     pub text: String,
-    pub calls: Vec<CallDelta>,
+    pub calls: Vec<Call>,
     /// Of the tokens whose text is in this piece or was held back until now.
     pub logprobs: Vec<TokenLogprobs>,
 }
@@ -21,12 +21,13 @@ impl Piece {
     }
 }
 
-/// A part of a tool call: its name first, then its arguments as they come.
+/// A complete tool call.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CallDelta {
+pub struct Call {
     /// The call's place among the answer's calls.
     pub index: usize,
-    pub name: Option<String>,
+    pub name: String,
+    /// A JSON object as text.
     pub arguments: String,
 }
 
@@ -72,9 +73,9 @@ pub struct Answer {
 
 impl Answer {
     /// `stop` are the strings to end at; `tools`: whether `<tool_call>` blocks are looked for.
-    pub fn new(text: &Arc<Text>, stop: &[String], tools: bool) -> Answer {
+    pub fn new(text: &Text, stop: &[String], tools: bool) -> Answer {
         Answer {
-            decoder: Decoder::new(text.clone()),
+            decoder: text.decoder(),
             stops: StopStrings::new(stop),
             tools: tools.then(ToolCallParser::new),
             calls: 0,
@@ -126,9 +127,9 @@ impl Answer {
         self.decoded += text.len();
         self.decoded_chars += text.chars().count();
         let mut piece = Piece::default();
-        let (safe, stopped) = self.stops.push(text);
-        self.passed(&safe, &mut piece);
-        (piece, stopped)
+        let passed = self.stops.push(text);
+        self.passed(&passed.text, &mut piece);
+        (piece, passed.stopped.is_some())
     }
 
     fn passed(&mut self, text: &str, piece: &mut Piece) {
@@ -154,15 +155,11 @@ impl Answer {
     fn events(&mut self, events: Vec<ToolCallEvent>, piece: &mut Piece) {
         for event in events {
             match event {
-                ToolCallEvent::Text(text) => piece.text.push_str(&text),
-                ToolCallEvent::Begin { index, name } => {
+                ToolCallEvent::Content(text) => piece.text.push_str(&text),
+                ToolCallEvent::Call { name, arguments } => {
+                    piece.calls.push(Call { index: self.calls, name, arguments });
                     self.calls += 1;
-                    piece.calls.push(CallDelta { index, name: Some(name), arguments: String::new() });
                 }
-                ToolCallEvent::Arguments { index, text } => match piece.calls.last_mut() {
-                    Some(last) if last.index == index => last.arguments.push_str(&text),
-                    _ => piece.calls.push(CallDelta { index, name: None, arguments: text }),
-                },
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Service, State,
-    answer::{CallDelta, Finish, Piece, TokenLogprobs},
+    answer::{Call, Finish, Piece, TokenLogprobs},
     chat_request::ChatRequest,
     error::ApiError,
     fields::Unknown,
@@ -12,6 +12,7 @@ use super::{
     logprobs, stream,
     stream::{Broken, Sink},
 };
+use crate::text::Chat;
 use axum::{
     Json,
     body::Body,
@@ -62,9 +63,11 @@ fn prepare(state: &State, body: Value) -> Result<(Arc<Service>, Job, Vec<u32>, U
     let mut unknown = Unknown { lenient: state.settings().lenient, ..Unknown::default() };
     let request = ChatRequest::parse(body, service.model.vocabulary, &mut unknown)?;
     service_for(state, request.parameters.model.as_deref())?;
+    let chat =
+        Chat { tools: &request.tools, variables: Some(&request.template_arguments), ..Chat::new(&request.messages) };
     let prompt = service
         .text
-        .render_chat(&request.messages, &request.tools, &request.template_arguments)
+        .render_chat(&chat)
         .map_err(|error| ApiError::field("messages", error.to_string()).code("chat_template"))?;
     let tokens = service.text.encode_chat(&prompt);
     check_length(tokens.len(), service.model.context_tokens, "messages")?;
@@ -76,7 +79,7 @@ fn prepare(state: &State, body: Value) -> Result<(Arc<Service>, Job, Vec<u32>, U
 #[derive(Default)]
 struct Whole {
     text: String,
-    calls: Vec<(String, String)>,
+    calls: Vec<Call>,
     logprobs: Vec<TokenLogprobs>,
     finish: Option<Finish>,
 }
@@ -84,16 +87,7 @@ struct Whole {
 impl Whole {
     fn add(&mut self, update: Update) {
         self.text.push_str(&update.piece.text);
-        for call in update.piece.calls {
-            match call.name {
-                Some(name) => self.calls.push((name, call.arguments)),
-                None => {
-                    if let Some((_, arguments)) = self.calls.last_mut() {
-                        arguments.push_str(&call.arguments);
-                    }
-                }
-            }
-        }
+        self.calls.extend(update.piece.calls);
         self.logprobs.extend(update.piece.logprobs);
         self.finish = update.finish.or(self.finish);
     }
@@ -102,11 +96,11 @@ impl Whole {
         let content = if self.text.is_empty() && !self.calls.is_empty() { Value::Null } else { json!(self.text) };
         let mut message = json!({"role": "assistant", "content": content, "refusal": null});
         if !self.calls.is_empty() {
-            let call = |(name, arguments): &(String, String)| {
+            let call = |call: &Call| {
                 json!({
                     "id": identifier("call_"),
                     "type": "function",
-                    "function": {"name": name, "arguments": arguments},
+                    "function": {"name": call.name, "arguments": call.arguments},
                 })
             };
             message["tool_calls"] = self.calls.iter().map(call).collect();
@@ -156,43 +150,38 @@ impl Envelope {
         self.chunk(json!([choice]), None)
     }
 
-    /// The chunks that tell of an update: what the answer grew by, then its end.
+    /// The chunks that tell of an update: text, then calls, then the answer's end.
     fn update(&self, update: &Update) -> Vec<Value> {
         let Update { choice, piece, finish } = update;
+        let mut logprobs =
+            (self.logprobs && !piece.logprobs.is_empty()).then(|| logprobs::chat(&self.service.text, &piece.logprobs));
         let mut chunks = Vec::new();
-        if !piece.is_empty() {
-            let logprobs = (self.logprobs && !piece.logprobs.is_empty())
-                .then(|| logprobs::chat(&self.service.text, &piece.logprobs));
-            chunks.push(self.choice(*choice, delta(piece), logprobs, None));
+        for delta in deltas(piece) {
+            chunks.push(self.choice(*choice, delta, logprobs.take(), None));
         }
         if finish.is_some() {
-            chunks.push(self.choice(*choice, json!({}), None, *finish));
+            chunks.push(self.choice(*choice, json!({}), logprobs.take(), *finish));
+        } else if logprobs.is_some() {
+            chunks.push(self.choice(*choice, json!({}), logprobs, None));
         }
         chunks
     }
 }
 
-fn delta(piece: &Piece) -> Value {
-    let mut delta = json!({});
-    if !piece.text.is_empty() {
-        delta["content"] = json!(piece.text);
-    }
-    if !piece.calls.is_empty() {
-        delta["tool_calls"] = piece.calls.iter().map(call_delta).collect();
-    }
-    delta
-}
-
-fn call_delta(call: &CallDelta) -> Value {
-    match &call.name {
-        Some(name) => json!({
+/// A call comes in two parts: who is called, then with what. Clients join arguments that share an index.
+fn deltas(piece: &Piece) -> Vec<Value> {
+    let text = (!piece.text.is_empty()).then(|| json!({"content": piece.text}));
+    let calls = piece.calls.iter().flat_map(|call| {
+        let begin = json!({
             "index": call.index,
             "id": identifier("call_"),
             "type": "function",
-            "function": {"name": name, "arguments": call.arguments},
-        }),
-        None => json!({"index": call.index, "function": {"arguments": call.arguments}}),
-    }
+            "function": {"name": call.name, "arguments": ""},
+        });
+        let arguments = json!({"index": call.index, "function": {"arguments": call.arguments}});
+        [json!({"tool_calls": [begin]}), json!({"tool_calls": [arguments]})]
+    });
+    text.into_iter().chain(calls).collect()
 }
 
 async fn send(sink: Sink, envelope: Envelope, mut generation: Generation, choices: u32) -> Result<Sink, Broken> {

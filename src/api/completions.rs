@@ -70,9 +70,9 @@ fn prepare(state: &State, body: Value) -> Result<(Work, Unknown), ApiError> {
     let mut waiting = VecDeque::with_capacity(request.prompts.len());
     for prompt in request.prompts {
         let (tokens, text) = match prompt {
-            Prompt::Text(text) => (service.text.encode_prompt(&text), text),
+            Prompt::Text(text) => (service.text.encode_prompt(&text, true), text),
             Prompt::Tokens(tokens) => {
-                let text = if request.echo { service.text.decode(&tokens) } else { String::new() };
+                let text = if request.echo { service.text.decode(&tokens, true) } else { String::new() };
                 (tokens, text)
             }
         };

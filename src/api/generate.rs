@@ -120,7 +120,7 @@ impl Generation {
         sampling.seed = sampling.seed.wrapping_add(offset);
         let mut stop_tokens = parameters.stop_token_ids.clone();
         if !parameters.ignore_eos {
-            stop_tokens.extend_from_slice(service.text.end_of_generation());
+            stop_tokens.extend(service.text.stop_tokens());
         }
         let usage = Usage { prompt_tokens: tokens.len() as u64, ..Usage::default() };
         let (sender, events) = mpsc::unbounded_channel();

@@ -7,7 +7,7 @@ use super::{
 };
 use serde_json::{Map, Value, json};
 
-/// Checks the array at `messages`. Text parts are joined; `developer` becomes `system`, which is what templates know.
+/// Checks the array at `messages`. Text parts are joined, a line each.
 pub fn parse(items: Vec<Value>, unknown: &mut Unknown) -> Result<Vec<Value>, ApiError> {
     if items.is_empty() {
         return Err(ApiError::field("messages", "`messages` is empty; send at least one message"));
@@ -23,7 +23,7 @@ fn message(mut fields: Fields, unknown: &mut Unknown) -> Result<Value, ApiError>
     let role = fields.choice("role", &["system", "developer", "user", "assistant", "tool"])?;
     let role = fields.require("role", role)?;
     let mut message = Map::new();
-    message.insert("role".into(), json!(if role == "developer" { "system" } else { role }));
+    message.insert("role".into(), json!(role));
     let content = content(&mut fields, unknown)?;
     if let Some(name) = fields.string("name")? {
         message.insert("name".into(), json!(name));
@@ -99,11 +99,12 @@ fn content(fields: &mut Fields, unknown: &mut Unknown) -> Result<Option<String>,
     if parts.is_empty() {
         return Err(ApiError::field(path.clone(), format!("`{path}` is an empty array; send at least one part")));
     }
-    let mut text = String::new();
-    for (index, part) in parts.into_iter().enumerate() {
-        text.push_str(&text_part(Fields::of(part, format!("{path}[{index}]"))?, unknown)?);
-    }
-    Ok(Some(text))
+    let texts = parts
+        .into_iter()
+        .enumerate()
+        .map(|(index, part)| text_part(Fields::of(part, format!("{path}[{index}]"))?, unknown))
+        .collect::<Result<Vec<String>, ApiError>>()?;
+    Ok(Some(texts.join("\n")))
 }
 
 fn text_part(mut fields: Fields, unknown: &mut Unknown) -> Result<String, ApiError> {

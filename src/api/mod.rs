@@ -77,7 +77,7 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Service {
     pub engine: Handle,
-    pub text: Arc<Text>,
+    pub text: Text,
     pub model: ServedModel,
     /// Names the build, model and device, which an answer depends on besides its request.
     pub fingerprint: String,
@@ -100,7 +100,7 @@ impl State {
     }
 
     /// The model is loaded and the engine takes requests. Only the first call counts.
-    pub fn ready(&self, engine: Handle, text: Arc<Text>, model: ServedModel) {
+    pub fn ready(&self, engine: Handle, text: Text, model: ServedModel) {
         let device = model.device.to_string();
         let fingerprint = identifiers::fingerprint(&[env!("CARGO_PKG_VERSION"), &model.id, &device]);
         // A second model is not served: what was answered first stays true.

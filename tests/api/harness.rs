@@ -10,15 +10,11 @@ use hesper::{
         queue::{Handle, queue},
         request::{DeviceLabel, Event, FinishReason, Logprobs, Request, ServedModel, Token},
     },
+    gguf::Gguf,
     text::Text,
 };
 use serde_json::Value;
-use std::{
-    path::Path,
-    sync::{Arc, LazyLock},
-    thread,
-    time::Duration,
-};
+use std::{path::Path, sync::LazyLock, thread, time::Duration};
 use tower::ServiceExt;
 
 pub const MODEL: &str = "demo";
@@ -27,13 +23,14 @@ pub const CONTEXT: u32 = 512;
 /// Nothing here takes long; what takes this long hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-static TEXT: LazyLock<Arc<Text>> = LazyLock::new(|| {
+static TEXT: LazyLock<Text> = LazyLock::new(|| {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/hesper-demo-Q8_0.gguf");
-    Arc::new(demo_text(&path))
+    let gguf = Gguf::open(path).expect("the demo model opens");
+    Text::from_gguf(&gguf).expect("the demo model has a tokenizer")
 });
 
 /// The demo model's tokenizer and chat template.
-pub fn text() -> Arc<Text> {
+pub fn text() -> Text {
     TEXT.clone()
 }
 
@@ -61,7 +58,7 @@ pub fn engine(capacity: usize, mut script: impl FnMut(Request) + Send + 'static)
 
 /// A script that answers every choice of every request with `answer`, token by token.
 pub fn say(answer: &str) -> impl FnMut(Request) + Send + 'static {
-    let tokens = text().encode(answer);
+    let tokens = text().encode(answer, true);
     move |request| {
         speak(&request, &tokens, 3);
     }
