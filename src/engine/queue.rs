@@ -78,6 +78,11 @@ impl Handle {
         self.counters.draining.store(true, Ordering::Release);
     }
 
+    /// [`Handle::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.counters.draining.load(Ordering::Acquire)
+    }
+
     /// The engine thread is gone.
     pub fn is_stopped(&self) -> bool {
         self.sender.is_closed()

@@ -1,0 +1,202 @@
+//! From a checked request to its answers: the queue, the events, the count of tokens.
+
+use super::{
+    Service, State,
+    answer::{Answer, Finish, Piece},
+    error::ApiError,
+    fields::shown,
+    models::not_served,
+    parameters::Parameters,
+};
+use crate::engine::{
+    queue::Refused,
+    request::{Event, FinishReason, Request},
+};
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+/// Between attempts to queue the next prompt of a request that has several.
+const QUEUE_PAUSE: Duration = Duration::from_millis(20);
+
+/// What to make of each prompt of a request.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub parameters: Parameters,
+    /// `Some(k)`: log-probabilities with `k` alternatives.
+    pub logprobs: Option<u8>,
+    /// Look for tool calls in the answers.
+    pub tools: bool,
+}
+
+/// Tokens read and made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub cached_tokens: u64,
+}
+
+impl Usage {
+    pub fn add(&mut self, other: Usage) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.cached_tokens += other.cached_tokens;
+    }
+
+    pub fn to_json(self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        })
+    }
+}
+
+/// Answer `choice` grew, and ended if there is a `finish`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    pub choice: u32,
+    pub piece: Piece,
+    pub finish: Option<Finish>,
+}
+
+/// A request in the queue or at work. Dropping it cancels what remains.
+pub struct Generation {
+    events: UnboundedReceiver<Event>,
+    /// `None` once complete.
+    answers: Vec<Option<Answer>>,
+    pub usage: Usage,
+}
+
+/// The service, if it can answer for the model that a request names.
+pub fn service_for(state: &State, model: Option<&str>) -> Result<Arc<Service>, ApiError> {
+    let service = state.loaded()?;
+    if service.engine.is_stopped() {
+        return Err(Refused::Stopped.into());
+    }
+    match model {
+        Some(name) if name != service.model.id => Err(not_served(name, &service.model)),
+        _ => Ok(service),
+    }
+}
+
+/// Runs `work` where it may take its time: long prompts take long to render and tokenize.
+pub async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, "preparing a request failed");
+            Err(ApiError::internal("the server failed to handle this request; its log says why"))
+        }
+    }
+}
+
+/// Refuses a prompt that leaves no room for an answer. `param` is the field that it came from.
+pub fn check_length(tokens: usize, context: u32, param: &str) -> Result<(), ApiError> {
+    if tokens == 0 {
+        return Err(ApiError::field(param, format!("`{param}` holds no token; there is nothing to continue")));
+    }
+    if tokens >= context as usize {
+        let message = format!(
+            "the prompt has {tokens} tokens, but the context holds {context} and an answer needs at least 1; shorten it"
+        );
+        return Err(ApiError::field(param, message).code("context_length_exceeded"));
+    }
+    Ok(())
+}
+
+impl Generation {
+    /// Queues a prompt of a checked length, or says at once why it cannot. `offset` is added to the seed.
+    pub fn submit(service: &Service, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
+        let parameters = &job.parameters;
+        let room = service.model.context_tokens.saturating_sub(tokens.len() as u32);
+        let mut sampling = parameters.sampling.clone();
+        sampling.seed = sampling.seed.wrapping_add(offset);
+        let mut stop_tokens = parameters.stop_token_ids.clone();
+        if !parameters.ignore_eos {
+            stop_tokens.extend(service.text.stop_tokens());
+        }
+        let usage = Usage { prompt_tokens: tokens.len() as u64, ..Usage::default() };
+        let (sender, events) = mpsc::unbounded_channel();
+        service.engine.submit(Request {
+            tokens,
+            sampling,
+            choices: parameters.choices,
+            max_tokens: parameters.max_tokens.unwrap_or(room).min(room),
+            stop_tokens,
+            logprobs: job.logprobs,
+            events: sender,
+        })?;
+        let answer = |_| Some(Answer::new(&service.text, &parameters.stop, job.tools));
+        Ok(Generation { events, answers: (0..parameters.choices).map(answer).collect(), usage })
+    }
+
+    /// As [`Generation::submit`], for a request of which a part is answered: it waits for its place.
+    pub async fn submit_next(
+        service: &Service,
+        job: &Job,
+        tokens: Vec<u32>,
+        offset: u64,
+    ) -> Result<Generation, ApiError> {
+        loop {
+            match Generation::submit(service, job, tokens.clone(), offset) {
+                Err(Refused::Full { .. }) => tokio::time::sleep(QUEUE_PAUSE).await,
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// What comes next; `None` when all answers are complete.
+    pub async fn next(&mut self) -> Result<Option<Update>, ApiError> {
+        while self.answers.iter().any(Option::is_some) {
+            let Some(event) = self.events.recv().await else {
+                return Err(Refused::Stopped.into());
+            };
+            let update = match event {
+                Event::Started { cached_tokens } => {
+                    self.usage.cached_tokens = cached_tokens.into();
+                    None
+                }
+                Event::Token { choice, token } => self.token(choice, token),
+                Event::Finished { choice, reason } => self.finished(choice, reason),
+                Event::Failed(message) => return Err(failed(&message)),
+            };
+            if update.is_some() {
+                return Ok(update);
+            }
+        }
+        // Every answer ended, perhaps at a stop string that the engine does not know of.
+        self.events.close();
+        Ok(None)
+    }
+
+    fn token(&mut self, choice: u32, token: crate::engine::request::Token) -> Option<Update> {
+        let slot = self.answers.get_mut(choice as usize)?;
+        let answer = slot.as_mut()?;
+        self.usage.completion_tokens += 1;
+        let (piece, stopped) = answer.push(token);
+        let finish = stopped.then(|| answer.reason(FinishReason::Stop));
+        if stopped {
+            *slot = None;
+        }
+        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish })
+    }
+
+    fn finished(&mut self, choice: u32, reason: FinishReason) -> Option<Update> {
+        let mut answer = self.answers.get_mut(choice as usize)?.take()?;
+        let (piece, finish) = answer.finish(reason);
+        Some(Update { choice, piece, finish: Some(finish) })
+    }
+}
+
+fn failed(message: &str) -> ApiError {
+    tracing::error!(message, "the engine could not complete a request");
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the engine failed: {}", shown(message)))
+        .code("engine_failed")
+}

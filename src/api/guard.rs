@@ -1,0 +1,144 @@
+//! What every request passes: its id, its key, its body's limits, and errors for what no route takes.
+
+use super::{State, error::ApiError, fields::Unknown, identifiers::identifier, json};
+use axum::{
+    body::{Body, Bytes},
+    extract::{self, Request},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde_json::Value;
+use std::any::Any;
+
+const REQUEST_ID: &str = "x-request-id";
+const MAX_REQUEST_ID: usize = 128;
+
+/// Answers with the client's `x-request-id`, or one made here.
+pub async fn identify(request: Request, next: Next) -> Response {
+    let sent = request.headers().get(REQUEST_ID).filter(|id| {
+        let bytes = id.as_bytes();
+        !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(u8::is_ascii_graphic)
+    });
+    let id = sent.cloned().or_else(|| HeaderValue::try_from(identifier("req_")).ok());
+    let mut response = next.run(request).await;
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+/// Refuses a request without one of the keys, if there are keys.
+pub async fn authorize(extract::State(state): extract::State<State>, request: Request, next: Next) -> Response {
+    let keys = &state.settings().api_keys;
+    if keys.is_empty() || matches!(request.uri().path(), "/health" | "/version") {
+        return next.run(request).await;
+    }
+    let message = match bearer(request.headers()) {
+        Some(given) if accepted(given.as_bytes(), keys) => return next.run(request).await,
+        Some(_) => "the API key is not one of this server's",
+        None => "send an API key: `Authorization: Bearer KEY`",
+    };
+    let mut response = ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key").into_response();
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, key) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+}
+
+/// Compares with every key, each in a time that depends on the lengths alone.
+fn accepted(given: &[u8], keys: &[String]) -> bool {
+    let equal = |key: &String| {
+        let key = key.as_bytes();
+        let difference = given.iter().zip(key).fold(0u8, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
+        (difference == 0) & (given.len() == key.len())
+    };
+    keys.iter().fold(false, |any, key| any | equal(key))
+}
+
+pub async fn no_such_path(uri: Uri) -> ApiError {
+    let message = format!("there is nothing at {}", super::fields::shown(uri.path()));
+    ApiError::new(StatusCode::NOT_FOUND, message).code("unknown_url")
+}
+
+pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+    let message = format!("{} does not take {method}", super::fields::shown(uri.path()));
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).code("method_not_allowed")
+}
+
+/// A defect of this server's: the client sees a 500, the log what went wrong.
+pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(panic = text.unwrap_or("unknown"), "a request handler panicked");
+    ApiError::internal("the server failed to handle this request; its log says why").into_response()
+}
+
+/// Reads a JSON body within the limits of size and time. A missing content type is taken for JSON.
+pub async fn read_json(state: &State, headers: &HeaderMap, body: Body) -> Result<Value, ApiError> {
+    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+        let kind = kind.to_str().unwrap_or("");
+        let essence = kind.split(';').next().unwrap_or("").trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            let message = format!("the content type must be application/json, not {:?}", super::fields::shown(kind));
+            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message).code("unsupported_media_type"));
+        }
+    }
+    json::parse(&read(state, headers, body).await?)
+}
+
+async fn read(state: &State, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    let settings = state.settings();
+    let limit = settings.body_limit_bytes;
+    let too_large = || {
+        let message = format!("the body is larger than {limit} bytes");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("body_too_large")
+    };
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(settings.read_limit, axum::body::to_bytes(body, limit)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if std::error::Error::source(&error).is_some_and(is_length_limit) => Err(too_large()),
+        Ok(Err(_)) => Err(ApiError::new(StatusCode::BAD_REQUEST, "the body could not be read to its end")),
+        Err(_) => {
+            let message = format!("the body did not arrive within {} s", settings.read_limit.as_secs());
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
+        }
+    }
+}
+
+fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<http_body_util::LengthLimitError>()
+}
+
+/// Names the fields that a lenient server ignored.
+pub fn warn(unknown: &Unknown, mut response: Response) -> Response {
+    if unknown.ignored.is_empty() {
+        return response;
+    }
+    let safe = |c: char| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '?' };
+    let names: Vec<String> = unknown.ignored.iter().map(|path| path.chars().map(safe).collect()).collect();
+    let text = format!("299 hesper \"unknown fields ignored: {}\"", names.join(", "));
+    if let Ok(value) = HeaderValue::try_from(text) {
+        response.headers_mut().insert(header::WARNING, value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_equal_only_as_a_whole() {
+        let keys = ["alpha".to_owned(), "beta".to_owned()];
+        for (given, expected) in [("alpha", true), ("beta", true), ("alph", false), ("alphabet", false), ("", false)] {
+            assert_eq!(accepted(given.as_bytes(), &keys), expected, "{given}");
+        }
+    }
+}

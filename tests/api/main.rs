@@ -1,0 +1,10 @@
+//! The HTTP interface over a scripted engine: requests in, JSON and events out, no device.
+
+mod answers;
+mod errors;
+mod fields;
+mod harness;
+mod limits;
+mod mutated;
+mod python;
+mod sockets;
