@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Finds out what this machine lacks and installs it: sourced by scripts/demo and scripts/test after common.sh.
 # What is there already is left alone, so a second run installs nothing.
 #
@@ -49,7 +50,8 @@ apt() {
 
 # ---- Debian and Ubuntu
 
-has_library() { PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -q "$1"; }
+# (No `grep -q` behind a pipe: it ends early, the writer fails for it, and pipefail takes that for "not found".)
+has_library() { PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep "$1" >/dev/null; }
 
 mesa_version() { dpkg-query -W -f '${db:Status-Status} ${Version}' mesa-vulkan-drivers 2>/dev/null | sed -n 's/^installed //p'; }
 
@@ -83,8 +85,7 @@ install_mesa() {
     newest=$(newest_mesa)
     at_least "$newest" "$MESA_MIN" || die "$codename-backports has Mesa ${newest:-none}, and Hesper needs $MESA_MIN or newer"
   fi
-  if apt-cache policy mesa-vulkan-drivers | grep -q "Candidate: $newest\$"; then :
-  else origin=(--target-release "$codename-backports"); fi
+  apt-cache policy mesa-vulkan-drivers | grep "Candidate: $newest\$" >/dev/null || origin=(--target-release "$codename-backports")
   apt install --yes --no-install-recommends ${origin[@]+"${origin[@]}"} mesa-vulkan-drivers
 }
 
