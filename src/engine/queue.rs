@@ -92,7 +92,7 @@ impl Handle {
 impl Inbox {
     /// The next request whose client still listens; waits for one. `None` when every [`Handle`] is gone.
     /// The request counts as running until [`Inbox::finished`].
-    pub fn next(&mut self) -> Option<Request> {
+    pub fn next_request(&mut self) -> Option<Request> {
         loop {
             let request = self.receiver.blocking_recv()?;
             self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
