@@ -3,6 +3,7 @@
 
 use crate::plan::ExecutorError;
 use ash::vk;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub struct Queue {
     raw: Arc<Raw>,
     queue: vk::Queue,
     pool: vk::CommandPool,
-    timeline: Semaphore,
+    timeline: ManuallyDrop<Semaphore>,
     /// The timeline's value after the last fence, and the highest that was seen.
     signalled: u64,
     completed: u64,
@@ -53,6 +54,7 @@ impl Queue {
     pub fn new(raw: Arc<Raw>, queue: &VulkanoQueue) -> Result<Queue, ExecutorError> {
         let create_info = SemaphoreCreateInfo { semaphore_type: SemaphoreType::Timeline, ..Default::default() };
         let timeline = Semaphore::new(raw.device.clone(), create_info)
+            .map(ManuallyDrop::new)
             .map_err(|failure| ExecutorError::Device(format!("no timeline semaphore: {failure}")))?;
         let pool_info = vk::CommandPoolCreateInfo::default().queue_family_index(queue.queue_family_index());
         // SAFETY: the family is one the device was made with.
@@ -161,12 +163,15 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         if self.raw.is_hung() {
-            // Keeps the device, and so the semaphore and the pool on it, from being destroyed under running work.
+            // The device, the semaphore and the pool must not be destroyed under running work.
             std::mem::forget(self.raw.clone());
             return;
         }
-        // SAFETY: the executor has waited for everything submitted.
-        unsafe { self.raw.ash.destroy_command_pool(self.pool, None) };
+        // SAFETY: the executor has waited for everything submitted, and the semaphore is not used again.
+        unsafe {
+            self.raw.ash.destroy_command_pool(self.pool, None);
+            ManuallyDrop::drop(&mut self.timeline);
+        }
     }
 }
 

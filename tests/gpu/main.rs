@@ -2,6 +2,7 @@
 
 #[path = "../device/mod.rs"]
 mod device;
+mod devices;
 mod harness;
 mod refusals;
 mod running;
