@@ -43,7 +43,7 @@ fn check_dispatch(
         return Err(format!("{has} specialization constants instead of {needs}"));
     }
     let push_bytes = dispatch.push.len();
-    if push_bytes != kernel.push_bytes as usize || push_bytes % 4 != 0 || push_bytes > PUSH_BYTES as usize {
+    if push_bytes != kernel.push_bytes as usize || !push_bytes.is_multiple_of(4) || push_bytes > PUSH_BYTES as usize {
         let declared = kernel.push_bytes;
         return Err(format!("{push_bytes} bytes of push constants; {declared} are declared, {PUSH_BYTES} allowed"));
     }
