@@ -3,10 +3,11 @@
 use super::device::{DeviceInfo, REQUIRED_FEATURES, compute_family};
 use super::memory::{self, Access, Block, access_of};
 use super::pipeline::Pipelines;
+use super::profile::{DispatchTime, Stopwatch};
 use super::queue::{Queue, Raw};
-use super::record::{self, Place};
+use super::record::{self, Place, Ready};
 use super::{Error, Vulkan};
-use crate::plan::{DeviceLabel, Executor, ExecutorError, Plan, Prepared, Region, Ticket};
+use crate::plan::{DeviceLabel, Dispatch, Executor, ExecutorError, Plan, Prepared, Region, Ticket};
 use ash::vk;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,6 +147,35 @@ impl Gpu {
         self.queue.set_timeout(timeout);
     }
 
+    /// Runs a plan `repeats` times with its dispatches one after another, and times each. Like so many submissions, it
+    /// changes what the plan changes.
+    pub fn profile(&mut self, plan: &Plan, repeats: u32) -> Result<Vec<DispatchTime>, ExecutorError> {
+        let commands = self.ready(plan)?;
+        let watch = Stopwatch::new(self.raw.clone(), self.queue.family(), plan.dispatches().count())?;
+        let layout = self.pipelines.layout;
+        let start = |dispatch: &Dispatch| DispatchTime {
+            kernel: dispatch.kernel.name,
+            label: dispatch.label.clone(),
+            time_us: f64::INFINITY,
+            traffic_bytes: dispatch.traffic_bytes,
+        };
+        let mut times: Vec<DispatchTime> = plan.dispatches().map(start).collect();
+        for _ in 0..repeats.max(1) {
+            self.queue.run_once(|ash, buffer| watch.record(ash, buffer, layout, &commands))?;
+            for (time, time_us) in times.iter_mut().zip(watch.times_us()?) {
+                time.time_us = time.time_us.min(time_us);
+            }
+        }
+        Ok(times)
+    }
+
+    /// A plan's commands, checked, with pipelines and addresses.
+    fn ready(&mut self, plan: &Plan) -> Result<Vec<Ready>, ExecutorError> {
+        let (regions, pipelines) = (&self.regions, &mut self.pipelines);
+        record::check(plan, self.max_groups, |region| regions.place(region))?;
+        record::ready(plan, |region| regions.place(region), |dispatch| pipelines.get(dispatch))
+    }
+
     /// Makes a block zero. Ends with a barrier, so that plans see the zeros.
     fn clear(&mut self, region: Region, block: &mut Block) -> Result<(), ExecutorError> {
         if block.is_mapped() {
@@ -156,12 +186,9 @@ impl Gpu {
         self.queue.run_once(|ash, buffer| {
             // SAFETY: the block outlives the submission, which `run_once` waits for.
             unsafe { ash.cmd_fill_buffer(buffer, handle, 0, vk::WHOLE_SIZE, 0) };
-            record::barrier(
-                ash,
-                buffer,
-                (vk::PipelineStageFlags::TRANSFER, vk::AccessFlags::TRANSFER_WRITE),
-                (vk::PipelineStageFlags::COMPUTE_SHADER, vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE),
-            );
+            let used = vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE;
+            let filled = (vk::PipelineStageFlags::TRANSFER, vk::AccessFlags::TRANSFER_WRITE);
+            record::barrier(ash, buffer, filled, (vk::PipelineStageFlags::COMPUTE_SHADER, used));
         })
     }
 
@@ -203,10 +230,7 @@ impl Executor for Gpu {
     }
 
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError> {
-        let regions = &self.regions;
-        record::check(plan, self.max_groups, |region| regions.place(region))?;
-        let pipelines = &mut self.pipelines;
-        let commands = record::ready(plan, |region| regions.place(region), |dispatch| pipelines.get(dispatch))?;
+        let commands = self.ready(plan)?;
         let layout = self.pipelines.layout;
         let buffer = self.queue.record(|ash, buffer| record::record(ash, buffer, layout, &commands))?;
         self.plans.push(Some(buffer));

@@ -11,6 +11,7 @@ mod executor;
 mod loader;
 mod memory;
 mod pipeline;
+pub mod profile;
 mod queue;
 mod record;
 pub mod surroundings;

@@ -40,6 +40,7 @@ impl Raw {
 pub struct Queue {
     raw: Arc<Raw>,
     queue: vk::Queue,
+    family: u32,
     pool: vk::CommandPool,
     timeline: ManuallyDrop<Semaphore>,
     /// The timeline's value after the last fence, and the highest that was seen.
@@ -56,12 +57,17 @@ impl Queue {
         let timeline = Semaphore::new(raw.device.clone(), create_info)
             .map(ManuallyDrop::new)
             .map_err(|failure| ExecutorError::Device(format!("no timeline semaphore: {failure}")))?;
-        let pool_info = vk::CommandPoolCreateInfo::default().queue_family_index(queue.queue_family_index());
+        let family = queue.queue_family_index();
+        let pool_info = vk::CommandPoolCreateInfo::default().queue_family_index(family);
         // SAFETY: the family is one the device was made with.
         let pool = unsafe { raw.ash.create_command_pool(&pool_info, None) }.map_err(|code| error(&raw, code))?;
         let queue = queue.handle();
         let timeout = Duration::from_secs(60);
-        Ok(Queue { raw, queue, pool, timeline, signalled: 0, completed: 0, unfenced: false, timeout })
+        Ok(Queue { raw, queue, family, pool, timeline, signalled: 0, completed: 0, unfenced: false, timeout })
+    }
+
+    pub fn family(&self) -> u32 {
+        self.family
     }
 
     /// How long to wait for the device before giving it up.

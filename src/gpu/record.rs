@@ -109,17 +109,18 @@ pub fn ready(
         .collect()
 }
 
-/// Records the commands, and behind them a barrier that lets the host see what they wrote.
-pub fn record(ash: &ash::Device, buffer: vk::CommandBuffer, layout: vk::PipelineLayout, commands: &[Ready]) {
+/// Records a plan's commands, and behind them a barrier that lets the host see what they wrote.
+pub fn record(ash: &ash::Device, buffer: vk::CommandBuffer, layout: vk::PipelineLayout, ready: &[Ready]) {
+    commands(ash, buffer, layout, ready);
+    let written = (vk::PipelineStageFlags::COMPUTE_SHADER, vk::AccessFlags::SHADER_WRITE);
+    barrier(ash, buffer, written, (vk::PipelineStageFlags::HOST, vk::AccessFlags::HOST_READ));
+}
+
+pub fn commands(ash: &ash::Device, buffer: vk::CommandBuffer, layout: vk::PipelineLayout, ready: &[Ready]) {
     let mut bound = vk::Pipeline::null();
-    for command in commands {
+    for command in ready {
         match command {
-            Ready::Barrier => barrier(
-                ash,
-                buffer,
-                (vk::PipelineStageFlags::COMPUTE_SHADER, vk::AccessFlags::SHADER_WRITE),
-                (vk::PipelineStageFlags::COMPUTE_SHADER, vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE),
-            ),
+            Ready::Barrier => compute_barrier(ash, buffer),
             Ready::Dispatch { pipeline, push, groups: [x, y, z] } => {
                 // SAFETY: pipelines, layout and the memory behind the addresses live as long as the recording; groups and
                 // push constants were checked.
@@ -136,12 +137,13 @@ pub fn record(ash: &ash::Device, buffer: vk::CommandBuffer, layout: vk::Pipeline
             }
         }
     }
-    barrier(
-        ash,
-        buffer,
-        (vk::PipelineStageFlags::COMPUTE_SHADER, vk::AccessFlags::SHADER_WRITE),
-        (vk::PipelineStageFlags::HOST, vk::AccessFlags::HOST_READ),
-    );
+}
+
+/// What dispatches before have written is seen by those behind.
+pub fn compute_barrier(ash: &ash::Device, buffer: vk::CommandBuffer) {
+    let stage = vk::PipelineStageFlags::COMPUTE_SHADER;
+    let (written, used) = (vk::AccessFlags::SHADER_WRITE, vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE);
+    barrier(ash, buffer, (stage, written), (stage, used));
 }
 
 /// One barrier over all memory: `to` sees what `from` did.

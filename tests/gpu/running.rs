@@ -122,6 +122,23 @@ fn every_region_is_zero_then_holds_what_was_written() {
 }
 
 #[test]
+fn a_profile_times_every_dispatch_and_runs_the_plan() {
+    let Some(mut gpu) = gpu() else { return };
+    gpu.allocate(Region::Output, 64).expect("memory");
+    let (counter, copy) = (Tensor::new(Region::Output, 0, 4), Tensor::new(Region::Output, 16, 8));
+    let long = spin(Tensor::new(Region::Output, 48, 4), 1_000_000).named("long").traffic(8);
+    let plan = plan(vec![count(counter.clone(), copy.clone()), long, count(counter, copy)]);
+    let times = gpu.profile(&plan, 3).expect("timestamps");
+    assert_eq!(times.iter().map(|time| time.kernel).collect::<Vec<_>>(), ["count", "spin", "count"]);
+    assert_eq!((times[1].label.as_str(), times[1].traffic_bytes), ("long", 8));
+    // A million dependent steps take a millisecond on anything.
+    assert!(times[1].time_us > 100.0 && times.iter().all(|time| time.time_us < 1e7), "{times:?}");
+    let mut word = [0; 4];
+    gpu.read(Region::Output, 0, &mut word).expect("it is readable");
+    assert_eq!(u32::from_le_bytes(word), 6);
+}
+
+#[test]
 fn a_wait_gives_up_after_its_limit_and_says_so() {
     let Some(mut gpu) = gpu() else { return };
     gpu.allocate(Region::Output, 16).expect("memory");
