@@ -33,6 +33,9 @@ const REQUIRED_SUBGROUP: [(SubgroupFeatures, &str); 4] = [
 /// Bytes of push constants that a kernel may have: what every Vulkan driver offers.
 pub const PUSH_BYTES: u32 = 128;
 
+/// Lanes of the largest workgroup that a kernel may have.
+const WORKGROUP_LANES: u32 = 256;
+
 /// Parts of device names that only CPU drivers have, should one not call itself a CPU.
 const SOFTWARE_NAMES: [&str; 4] = ["llvmpipe", "lavapipe", "swiftshader", "microsoft basic render"];
 
@@ -199,6 +202,11 @@ fn missing(device: &PhysicalDevice) -> Vec<String> {
     }
     if properties.max_push_constants_size < PUSH_BYTES {
         missing.push(format!("{PUSH_BYTES} bytes of push constants"));
+    }
+    if properties.max_compute_work_group_invocations < WORKGROUP_LANES
+        || properties.max_compute_work_group_size[0] < WORKGROUP_LANES
+    {
+        missing.push(format!("workgroups of {WORKGROUP_LANES}"));
     }
     if compute_family(device).is_none() {
         missing.push("a compute queue".to_owned());

@@ -16,6 +16,10 @@ use vulkano::device::{Device, DeviceCreateInfo, QueueCreateInfo};
 /// Bytes that one copy out of unmapped memory moves.
 const READ_PIECE_BYTES: u64 = 1 << 20;
 
+/// When to give up a device. Drivers reset GPUs that hang within seconds; a CPU may well take minutes for honest work.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const SOFTWARE_TIMEOUT: Duration = Duration::from_secs(900);
+
 /// Memory held, by whether it takes part of a virtual machine's window for mapped memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryUse {
@@ -114,7 +118,8 @@ impl Gpu {
             Device::new(physical, create_info).map_err(|failure| open_error(failure.to_string()))?;
         let queue = queues.next().ok_or_else(|| open_error("it made no queue".to_owned()))?;
         let raw = Arc::new(Raw::new(device));
-        let queue = Queue::new(raw.clone(), &queue).map_err(|failure| open_error(failure.to_string()))?;
+        let mut queue = Queue::new(raw.clone(), &queue).map_err(|failure| open_error(failure.to_string()))?;
+        queue.set_timeout(if info.software { SOFTWARE_TIMEOUT } else { TIMEOUT });
         let pipelines = Pipelines::new(raw.clone()).map_err(|failure| open_error(failure.to_string()))?;
         let regions = Regions::default();
         Ok(Gpu { info, max_groups, plans: Vec::new(), regions, read_piece: None, pipelines, queue, raw })
@@ -142,7 +147,8 @@ impl Gpu {
         total
     }
 
-    /// How long [`Executor::wait`] waits before it gives the device up; 60 s unless set.
+    /// How long [`Executor::wait`] waits before it gives the device up; unless set, 60 s, and 900 s for a software
+    /// device.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.queue.set_timeout(timeout);
     }

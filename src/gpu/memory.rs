@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, sys::RawBuffer};
 use vulkano::memory::{DeviceMemory, MemoryAllocateFlags, MemoryAllocateInfo, MemoryMapInfo};
-use vulkano::memory::{MemoryPropertyFlags, MemoryType, ResourceMemory};
+use vulkano::memory::{MemoryPropertyFlags, ResourceMemory};
 use vulkano::{Validated, VulkanError, VulkanObject};
 
 /// Hosts map 16 KiB or 64 KiB pages into guests.
@@ -133,7 +133,8 @@ pub fn largest_bytes(raw: &Raw) -> u64 {
 fn allocate(raw: &Raw, buffer: &RawBuffer, size: u64, access: Access) -> Result<DeviceMemory, String> {
     let requirements = buffer.memory_requirements();
     let types = &raw.device.physical_device().memory_properties().memory_types;
-    let candidates = suitable_types(types, requirements.memory_type_bits, access);
+    let flags: Vec<_> = types.iter().map(|kind| kind.property_flags).collect();
+    let candidates = suitable_types(&flags, requirements.memory_type_bits, access);
     let allocation_size = requirements.layout.size().max(size).next_multiple_of(GRANULE_BYTES);
     let mut failure = "the device has no memory of the needed kind".to_owned();
     for memory_type_index in candidates {
@@ -163,19 +164,19 @@ fn allocate_mapped(
     Ok(memory)
 }
 
-/// Indices of the memory types to try. Memory that is not on the device never stands in for device memory where there is
+/// Indices of the memory types to try, given the properties of all. Memory that is not on the device never stands in for device memory where there is
 /// some: that would be a silent loss of speed.
-fn suitable_types(types: &[MemoryType], allowed_bits: u32, access: Access) -> Vec<u32> {
+fn suitable_types(types: &[MemoryPropertyFlags], allowed_bits: u32, access: Access) -> Vec<u32> {
     use MemoryPropertyFlags as Flags;
     let exotic = Flags::LAZILY_ALLOCATED | Flags::PROTECTED | Flags::DEVICE_UNCACHED;
-    let any_on_device = types.iter().any(|kind| kind.property_flags.intersects(Flags::DEVICE_LOCAL));
+    let any_on_device = types.iter().any(|flags| flags.intersects(Flags::DEVICE_LOCAL));
     let needed = match access {
         Access::Unmapped if any_on_device => Flags::DEVICE_LOCAL,
         Access::Unmapped => Flags::empty(),
         Access::Write | Access::Read => Flags::HOST_VISIBLE | Flags::HOST_COHERENT,
     };
     // Lower is better.
-    let penalty = |flags: Flags| match access {
+    let penalty = |flags: &Flags| match access {
         Access::Unmapped => u32::from(flags.intersects(Flags::HOST_VISIBLE)),
         Access::Write => u32::from(!flags.intersects(Flags::DEVICE_LOCAL)),
         Access::Read => u32::from(!flags.intersects(Flags::HOST_CACHED)),
@@ -184,10 +185,41 @@ fn suitable_types(types: &[MemoryType], allowed_bits: u32, access: Access) -> Ve
         .iter()
         .zip(0u32..)
         .filter(|(_, index)| allowed_bits & (1 << index) != 0)
-        .map(|(kind, index)| (kind.property_flags, index))
         .filter(|(flags, _)| flags.contains(needed) && !flags.intersects(exotic))
         .map(|(flags, index)| (penalty(flags), index))
         .collect();
     found.sort_unstable();
     found.into_iter().map(|(_, index)| index).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: MemoryPropertyFlags = MemoryPropertyFlags::DEVICE_LOCAL;
+    const HOST: MemoryPropertyFlags = MemoryPropertyFlags::HOST_VISIBLE.union(MemoryPropertyFlags::HOST_COHERENT);
+    const CACHED: MemoryPropertyFlags = HOST.union(MemoryPropertyFlags::HOST_CACHED);
+
+    #[test]
+    fn a_discrete_device_keeps_what_is_not_mapped_and_shows_what_is() {
+        let types = [HOST, CACHED, DEVICE.union(HOST), DEVICE, DEVICE.union(MemoryPropertyFlags::LAZILY_ALLOCATED)];
+        assert_eq!(suitable_types(&types, !0, Access::Unmapped), [3, 2]);
+        assert_eq!(suitable_types(&types, !0, Access::Write), [2, 0, 1]);
+        assert_eq!(suitable_types(&types, !0, Access::Read), [1, 0, 2]);
+        assert_eq!(suitable_types(&types, 0b00101, Access::Unmapped), [2]);
+    }
+
+    #[test]
+    fn one_kind_of_memory_serves_everything() {
+        for access in [Access::Unmapped, Access::Write, Access::Read] {
+            assert_eq!(suitable_types(&[DEVICE.union(CACHED)], 1, access), [0]);
+        }
+    }
+
+    #[test]
+    fn host_memory_stands_in_only_where_there_is_no_other() {
+        assert_eq!(suitable_types(&[CACHED], !0, Access::Unmapped), [0]);
+        assert_eq!(suitable_types(&[CACHED, DEVICE], 0b01, Access::Unmapped), [] as [u32; 0]);
+        assert_eq!(suitable_types(&[MemoryPropertyFlags::HOST_VISIBLE, DEVICE], !0, Access::Read), [] as [u32; 0]);
+    }
 }

@@ -62,8 +62,17 @@ impl Queue {
         // SAFETY: the family is one the device was made with.
         let pool = unsafe { raw.ash.create_command_pool(&pool_info, None) }.map_err(|code| error(&raw, code))?;
         let queue = queue.handle();
-        let timeout = Duration::from_secs(60);
-        Ok(Queue { raw, queue, family, pool, timeline, signalled: 0, completed: 0, unfenced: false, timeout })
+        Ok(Queue {
+            raw,
+            queue,
+            family,
+            pool,
+            timeline,
+            signalled: 0,
+            completed: 0,
+            unfenced: false,
+            timeout: Duration::MAX,
+        })
     }
 
     pub fn family(&self) -> u32 {
