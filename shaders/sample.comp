@@ -25,13 +25,16 @@
 // state, so what a request draws does not depend on what else runs. Invocation l owns the tokens l, l + lanes, …: all of
 // scratch is private to an invocation, only shared memory is exchanged.
 #extension GL_GOOGLE_include_directive : require
+
+// Before all functions: until it is declared, glslc takes gl_WorkGroupSize for a constant 1.
+layout(local_size_x_id = 0) in;
+
 #include "lib/prelude.glsl"
 #include "lib/step.glsl"
 #include "lib/philox.glsl"
 #include "lib/wide.glsl"
 #include "lib/select.glsl"
 
-layout(local_size_x_id = 0) in;
 layout(push_constant, scalar) uniform Push {
     FloatIn logits;
     UintIn outputs;
