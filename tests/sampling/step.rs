@@ -53,6 +53,7 @@ impl Batch<'_> {
 
     fn plan(&self, executor: &mut dyn Executor) -> (Plan, Tensor, Tensor) {
         let sequences = self.problems.len();
+        assert!(self.problems.iter().all(|problem| problem.logits.len() == self.vocabulary()), "one vocabulary");
         let row = |(sequence, &position)| Row { token: 0, position, sequence, live: 1 };
         let rows: Vec<Row> = (0u32..).zip(self.positions).map(row).collect();
         let logits: Vec<f32> = self.problems.iter().flat_map(|problem| problem.logits.iter().copied()).collect();
