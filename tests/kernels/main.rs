@@ -43,22 +43,3 @@ fn kernels_equal_their_twins() {
     }
     assert!(failures.is_empty(), "{} of {} cases fail:\n{}", failures.len(), cases.len(), failures.join("\n"));
 }
-
-#[test]
-fn kernels_on_the_device_equal_their_twins() {
-    let filter = std::env::var("HESPER_CASE").unwrap_or_default();
-    let cases: Vec<Case> = cases().into_iter().filter(|case| case.name.contains(&filter)).collect();
-    let bytes = cases.iter().map(Case::region_bytes).max().unwrap_or(0);
-    let mut twin = reference::Reference::default();
-    twin.allocate(Region::Step, bytes).expect("host memory");
-    let (mut gpu, choice) = hesper::gpu::open("auto", true).expect("a device");
-    eprintln!("{}", choice.reason);
-    gpu.allocate(Region::Step, bytes).expect("memory");
-    let mut failures = Vec::new();
-    for case in &cases {
-        let expected = case.run(&mut twin);
-        let actual = case.run(&mut gpu);
-        failures.extend(case.difference(&expected, &actual));
-    }
-    assert!(failures.is_empty(), "{} of {} cases fail:\n{}", failures.len(), cases.len(), failures.join("\n"));
-}

@@ -1,9 +1,10 @@
 //! What `sample` draws, against distributions computed independently.
 
+#[path = "../device/mod.rs"]
+mod device;
 mod plain;
 mod step;
 
-use hesper::gpu;
 use hesper::kernels::{Bias, IN_PROMPT, Sampling};
 use hesper::plan::{Executor, Region};
 use hesper::reference::{self, sample};
@@ -11,15 +12,8 @@ use plain::{Problem, chi_square_deviate};
 use proptest::prelude::*;
 use step::{Batch, REGION_BYTES};
 
-/// The device that HESPER_DEVICE names or the best there is; `None` only where HESPER_SKIP_GPU=1 says so.
 fn device() -> Option<Box<dyn Executor>> {
-    if std::env::var("HESPER_SKIP_GPU").is_ok_and(|value| value == "1") {
-        eprintln!("SKIPPED: HESPER_SKIP_GPU=1, so nothing was drawn on a Vulkan device");
-        return None;
-    }
-    let selector = std::env::var("HESPER_DEVICE").unwrap_or_else(|_| "auto".to_owned());
-    let opened = gpu::open(&selector, true);
-    let (mut gpu, _) = opened.unwrap_or_else(|error| panic!("{error} (HESPER_SKIP_GPU=1 skips such tests)"));
+    let mut gpu = device::gpu()?;
     gpu.allocate(Region::Step, REGION_BYTES).expect("memory for the step");
     Some(Box::new(gpu))
 }
