@@ -25,13 +25,16 @@
 // state, so what a request draws does not depend on what else runs. Invocation l owns the tokens l, l + lanes, …: all of
 // scratch is private to an invocation, only shared memory is exchanged.
 #extension GL_GOOGLE_include_directive : require
+
+// Before all functions: until it is declared, glslc takes gl_WorkGroupSize for a constant 1.
+layout(local_size_x_id = 0) in;
+
 #include "lib/prelude.glsl"
 #include "lib/step.glsl"
 #include "lib/philox.glsl"
 #include "lib/wide.glsl"
 #include "lib/select.glsl"
 
-layout(local_size_x_id = 0) in;
 layout(push_constant, scalar) uniform Push {
     FloatIn logits;
     UintIn outputs;
@@ -50,6 +53,7 @@ layout(push_constant, scalar) uniform Push {
 const uint GREATEST_BITS = 0x7e800000u;
 const uint SIGN_BIT = 0x80000000u;
 const float LOWEST = -8.507059173023462e37;
+const float BEYOND = 2.0 * LOWEST;
 
 const float UNITS = 2147483648.0;
 const float LOG2_E = 1.4426950408889634;
@@ -80,8 +84,8 @@ float unordered(uint key) {
     return uintBitsToFloat((key & SIGN_BIT) != 0 ? key & ~SIGN_BIT : ~key);
 }
 
+// `count` is not 0.
 float penalized(float x, uint count, Sampling how) {
-    if (count == 0) return x;
     precise float y = x > 0.0 ? x / how.repetition_penalty : x * how.repetition_penalty;
     const uint answered = count & ~IN_PROMPT;
     if (answered != 0) {
@@ -106,14 +110,29 @@ void adjust(uint logits_at, uint scratch_at, uint sequence, Sampling how) {
     }
     if (how.counted == 0) return;
     for (uint i = lane; i < vocabulary; i += gl_WorkGroupSize.x) {
-        const float x = confined(uintBitsToFloat(scratch.v[scratch_at + i]));
-        scratch.v[scratch_at + i] = floatBitsToUint(penalized(x, counts.v[sequence * vocabulary + i], how));
+        const uint count = counts.v[sequence * vocabulary + i];
+        if (count != 0) {
+            const float x = confined(uintBitsToFloat(scratch.v[scratch_at + i]));
+            scratch.v[scratch_at + i] = floatBitsToUint(penalized(x, count, how));
+        }
     }
 }
 
-float logit(bool adjusted, uint logits_at, uint scratch_at, uint token) {
-    if (adjusted) return confined(uintBitsToFloat(scratch.v[scratch_at + token]));
-    return confined(logits.v[logits_at + token]);
+// This invocation's next four logits from the token `first` on, loaded together since one workgroup alone cannot hide a
+// load's latency; BEYOND past the vocabulary's end.
+vec4 next_logits(bool adjusted, uint logits_at, uint scratch_at, uint first) {
+    vec4 x;
+    [[unroll]] for (uint c = 0; c < 4; c++) {
+        const uint i = first + c * gl_WorkGroupSize.x;
+        if (i >= vocabulary) {
+            x[c] = BEYOND;
+        } else if (adjusted) {
+            x[c] = confined(uintBitsToFloat(scratch.v[scratch_at + i]));
+        } else {
+            x[c] = confined(logits.v[logits_at + i]);
+        }
+    }
+    return x;
 }
 
 // The greatest logit; leaves the lowest token that has it in `chosen`.
@@ -122,12 +141,14 @@ float find_greatest(bool adjusted, uint logits_at, uint scratch_at) {
         greatest_key = 0;
         chosen = vocabulary;
     }
-    float greatest = 2.0 * LOWEST;
+    float greatest = BEYOND;
     uint token = vocabulary;
-    for (uint i = gl_LocalInvocationID.x; i < vocabulary; i += gl_WorkGroupSize.x) {
-        const float x = logit(adjusted, logits_at, scratch_at, i);
-        token = x > greatest ? i : token;
-        greatest = max(x, greatest);
+    for (uint first = gl_LocalInvocationID.x; first < vocabulary; first += 4 * gl_WorkGroupSize.x) {
+        const vec4 x = next_logits(adjusted, logits_at, scratch_at, first);
+        [[unroll]] for (uint c = 0; c < 4; c++) {
+            token = x[c] > greatest ? first + c * gl_WorkGroupSize.x : token;
+            greatest = max(x[c], greatest);
+        }
     }
     barrier();
     atomicMax(greatest_key, ordered(greatest));
@@ -148,21 +169,21 @@ uint list_probabilities(
     uint held = 0;
     uvec2 mass = uvec2(0);
     uvec2 min_p_mass = uvec2(0);
-    for (uint i = gl_LocalInvocationID.x; i < vocabulary; i += gl_WorkGroupSize.x) {
-        const float x = logit(adjusted, logits_at, scratch_at, i);
-        const float exponent = (x - greatest) * scale;
-        if (exponent > -33.0 && x > LOWEST) {
-            const float probability = x == greatest ? UNITS : roundEven(exp2(exponent) * UNITS);
-            if (probability >= keep_from) {
-                const uint slot = held * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
-                scratch.v[scratch_at + slot] = floatBitsToUint(probability);
-                scratch.v[scratch_at + vocabulary + slot] = i;
-                held++;
-                const uint units = uint(probability);
-                mass = wide_add(mass, uvec2(units, 0));
-                min_p_mass = wide_add(min_p_mass, uvec2(probability >= min_p ? units : 0, 0));
-                add_to_bin(key_of(probability) >> (KEY_BITS - DIGIT_BITS), units);
-            }
+    for (uint first = gl_LocalInvocationID.x; first < vocabulary; first += 4 * gl_WorkGroupSize.x) {
+        const vec4 x = next_logits(adjusted, logits_at, scratch_at, first);
+        const vec4 exponent = (x - greatest) * scale;
+        for (uint c = 0; c < 4; c++) {
+            if (exponent[c] <= -33.0 || x[c] <= LOWEST) continue;
+            const float probability = x[c] == greatest ? UNITS : roundEven(exp2(exponent[c]) * UNITS);
+            if (probability < keep_from) continue;
+            const uint slot = held * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
+            scratch.v[scratch_at + slot] = floatBitsToUint(probability);
+            scratch.v[scratch_at + vocabulary + slot] = first + c * gl_WorkGroupSize.x;
+            held++;
+            const uint units = uint(probability);
+            mass = wide_add(mass, uvec2(units, 0));
+            min_p_mass = wide_add(min_p_mass, uvec2(probability >= min_p ? units : 0, 0));
+            add_to_bin(key_of(probability) >> (KEY_BITS - DIGIT_BITS), units);
         }
     }
     atomicAdd(list_count, held);
