@@ -43,8 +43,8 @@ const uint TOKEN_LANES = LANES > UNITS ? LANES / UNITS : 1; // tokens whose valu
 const uint SWEEPS = (UNITS + LANES - 1) / LANES;            // units of a lane
 
 shared vec4 query[PART * HEAD_DIM / 4]; // scaled
-shared vec4 own_key[HEAD_DIM / 4];      // k and v of the own position, as the cache rounds them
-shared vec4 own_value[HEAD_DIM / 4];
+shared float16_t own_key[HEAD_DIM];     // k and v of the own position, as in the cache. They pass through memory as
+shared float16_t own_value[HEAD_DIM];   // halves, since compilers may drop a rounding whose result stays in registers.
 shared float weight[2 * PART * CHUNK];  // scores, then exponentials, of two chunks by turns
 shared float highest[PART * LANES];     // of each subgroup
 shared vec4 partial[2 * LANES * 2];     // sums of two heads by turns
@@ -77,15 +77,6 @@ void meet() {
 // The last part of a group may be short: it computes its last head more than once, and stores it once.
 uint head_of(uint h) {
     return kv_head * GROUP + min(first_head + h, GROUP - 1);
-}
-
-vec4 as_stored(vec4 v) {
-    return vec4(f16vec4(v));
-}
-
-uvec4 packed(vec4 low, vec4 high) {
-    return uvec4(packFloat2x16(f16vec2(low.xy)), packFloat2x16(f16vec2(low.zw)),
-                 packFloat2x16(f16vec2(high.xy)), packFloat2x16(f16vec2(high.zw)));
 }
 
 vec4 low_half(uvec4 unit) {
@@ -122,12 +113,12 @@ void rotate_into_shared(uint position) {
     for (uint pair = lane; pair < PAIRS; pair += LANES) {
         const vec2 turned = rotated_pair(FloatIn(x), k_first, k_gain, inverse, rope, position, pair);
         const uvec2 dims = pair_dims(pair);
-        own_key[dims.x / 4][dims.x % 4] = float(float16_t(turned.x));
-        own_key[dims.y / 4][dims.y % 4] = float(float16_t(turned.y));
+        own_key[dims.x] = float16_t(turned.x);
+        own_key[dims.y] = float16_t(turned.y);
     }
     const uint v_first = k_first + KV_HEADS * HEAD_DIM;
-    for (uint i = lane; i < HEAD_DIM / 4; i += LANES) {
-        own_value[i] = as_stored(x.v[v_first / 4 + i]);
+    for (uint dim = lane; dim < HEAD_DIM; dim += LANES) {
+        own_value[dim] = float16_t(FloatIn(x).v[v_first + dim]);
     }
 }
 
@@ -135,8 +126,15 @@ void rotate_into_shared(uint position) {
 void store_own(Row row) {
     const uint block = block_of(row, row.position);
     for (uint unit = lane; unit < UNITS; unit += LANES) {
-        keys.v[key_unit(block, kv_head, unit, row.position)] = packed(own_key[2 * unit], own_key[2 * unit + 1]);
-        values.v[value_unit(block, kv_head, unit, row.position)] = packed(own_value[2 * unit], own_value[2 * unit + 1]);
+        uvec4 key;
+        uvec4 value;
+        [[unroll]] for (uint i = 0; i < 4; i++) {
+            const uint dim = 8 * unit + 2 * i;
+            key[i] = packFloat2x16(f16vec2(own_key[dim], own_key[dim + 1]));
+            value[i] = packFloat2x16(f16vec2(own_value[dim], own_value[dim + 1]));
+        }
+        keys.v[key_unit(block, kv_head, unit, row.position)] = key;
+        values.v[value_unit(block, kv_head, unit, row.position)] = value;
     }
 }
 
@@ -152,19 +150,28 @@ void load_into_shared(Row row) {
     for (uint unit = lane; unit < UNITS; unit += LANES) {
         const uvec4 key = keys.v[key_unit(block, kv_head, unit, row.position)];
         const uvec4 value = values.v[value_unit(block, kv_head, unit, row.position)];
-        own_key[2 * unit] = low_half(key);
-        own_key[2 * unit + 1] = high_half(key);
-        own_value[2 * unit] = low_half(value);
-        own_value[2 * unit + 1] = high_half(value);
+        [[unroll]] for (uint i = 0; i < 4; i++) {
+            const f16vec2 two_of_key = unpackFloat2x16(key[i]);
+            const f16vec2 two_of_value = unpackFloat2x16(value[i]);
+            own_key[8 * unit + 2 * i] = two_of_key.x;
+            own_key[8 * unit + 2 * i + 1] = two_of_key.y;
+            own_value[8 * unit + 2 * i] = two_of_value.x;
+            own_value[8 * unit + 2 * i + 1] = two_of_value.y;
+        }
     }
 }
 
 float own_score(uint h) {
     float score = 0.0;
     for (uint i = 0; i < HEAD_DIM / 4; i++) {
-        score = add_product(query[h * (HEAD_DIM / 4) + i], own_key[i], score);
+        const vec4 key = vec4(own_key[4 * i], own_key[4 * i + 1], own_key[4 * i + 2], own_key[4 * i + 3]);
+        score = add_product(query[h * (HEAD_DIM / 4) + i], key, score);
     }
     return score;
+}
+
+vec4 own_value4(uint first) {
+    return vec4(own_value[first], own_value[first + 1], own_value[first + 2], own_value[first + 3]);
 }
 
 // The sums over the own position, whose score is the first `top`; they lie with token lane 0.
@@ -177,8 +184,8 @@ void start_sums() {
         total[h] = own;
         [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
             const uint unit = min(first_unit + s * LANES, UNITS - 1);
-            low[h * SWEEPS + s] = own_value[2 * unit] * own;
-            high[h * SWEEPS + s] = own_value[2 * unit + 1] * own;
+            low[h * SWEEPS + s] = own_value4(8 * unit) * own;
+            high[h * SWEEPS + s] = own_value4(8 * unit + 4) * own;
         }
     }
 }
