@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 #[derive(Debug)]
 enum Model {
-    ByteLevel(ByteLevel),
+    ByteLevel(Box<ByteLevel>),
     SentencePiece { model: SentencePiece, add_space_prefix: bool },
 }
 
@@ -51,7 +51,7 @@ impl Tokenizer {
                 let pre = PreTokenizer::new(vocabulary.pre.as_deref().unwrap_or("default"))?;
                 let add_bos = pre.add_bos();
                 let model = ByteLevel::new(vocabulary, &tokens, pre)?;
-                (tokens, Model::ByteLevel(model), add_bos)
+                (tokens, Model::ByteLevel(Box::new(model)), add_bos)
             }
             "llama" => {
                 let tokens = Tokens::new(vocabulary, [Some(1), Some(2), Some(0)])?;
