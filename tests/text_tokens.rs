@@ -75,3 +75,32 @@ fn sentence_piece_tokens_are_llama_cpps() {
         Vocabulary { add_space_prefix: Some(false), add_bos: Some(false), add_eos: Some(true), ..vocabulary };
     compare("sentence-piece-no-prefix", &switched);
 }
+
+#[test]
+fn special_tokens_of_phi_3_swallow_whitespace_as_llama_cpps_do() {
+    let name = Some("Phi-3 of a kind".to_owned());
+    compare("sentence-piece-phi-3", &Vocabulary { name, ..vocabulary("sentence_piece") });
+}
+
+#[rstest::rstest]
+#[case("byte_level")]
+#[case("sentence_piece")]
+#[case("demo")]
+fn bytes_and_ends_of_tokens_are_llama_cpps(#[case] file: &str) {
+    let text = Text::new(&vocabulary(file)).unwrap();
+    let pieces = read_to_string(format!("{FIXTURES}/pieces-{file}.txt")).unwrap();
+    assert_eq!(pieces.lines().count(), text.vocabulary_size());
+    let mut ends = Vec::new();
+    for (id, line) in (0u32..).zip(pieces.lines()) {
+        let mut words = line.split(' ');
+        let hex: String = text.token_bytes(id).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(words.next(), Some(hex.as_str()), "token {id}");
+        let marks: Vec<&str> = words.collect();
+        let hidden = text.decode(&[id], true) != text.decode(&[id], false);
+        assert_eq!(marks.contains(&"hidden"), hidden, "token {id}");
+        if marks.contains(&"end") {
+            ends.push(id);
+        }
+    }
+    assert_eq!(text.stop_tokens(), ends);
+}

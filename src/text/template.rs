@@ -1,5 +1,7 @@
 //! Chat templates: the model's own Jinja template turns messages into a prompt, with the filters, functions and
-//! whitespace rules that Hugging Face's `transformers` gives it. Rendering is bounded in steps, depth and output.
+//! whitespace rules that Hugging Face's `transformers` gives it. Rendering is bounded in steps, depth and output; a
+//! string that a template builds for itself is not, so a template is trusted as far as the file it came with. Messages
+//! are data, never template.
 
 use super::json::tojson;
 use minijinja::value::{Kwargs, Serde, Value, ValueKind};

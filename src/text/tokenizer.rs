@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 #[derive(Debug)]
 enum Model {
-    ByteLevel(ByteLevel),
+    ByteLevel(Box<ByteLevel>),
     SentencePiece { model: SentencePiece, add_space_prefix: bool },
 }
 
@@ -20,6 +20,8 @@ pub struct Tokenizer {
     special: Vec<Special>,
     /// Indices into `special`, by the first two bytes of the text.
     special_by_start: HashMap<[u8; 2], Vec<usize>>,
+    /// Whether a special token begins with a byte.
+    special_first: [bool; 256],
     add_bos: bool,
     add_eos: bool,
 }
@@ -49,7 +51,7 @@ impl Tokenizer {
                 let pre = PreTokenizer::new(vocabulary.pre.as_deref().unwrap_or("default"))?;
                 let add_bos = pre.add_bos();
                 let model = ByteLevel::new(vocabulary, &tokens, pre)?;
-                (tokens, Model::ByteLevel(model), add_bos)
+                (tokens, Model::ByteLevel(Box::new(model)), add_bos)
             }
             "llama" => {
                 let tokens = Tokens::new(vocabulary, [Some(1), Some(2), Some(0)])?;
@@ -70,10 +72,13 @@ impl Tokenizer {
         }
         let special = special_tokens(&tokens, vocabulary.name.as_deref().unwrap_or_default());
         let mut special_by_start: HashMap<[u8; 2], Vec<usize>> = HashMap::new();
+        let mut special_first = [false; 256];
         for (index, token) in special.iter().enumerate() {
-            special_by_start.entry(start_of(token.text.as_bytes())).or_default().push(index);
+            let start = start_of(token.text.as_bytes());
+            special_by_start.entry(start).or_default().push(index);
+            special_first[start[0] as usize] = true;
         }
-        Ok(Tokenizer { tokens, model, special, special_by_start, add_bos, add_eos })
+        Ok(Tokenizer { tokens, model, special, special_by_start, special_first, add_bos, add_eos })
     }
 
     /// The ids of `text`, without beginning or end tokens. With `parse_special`, the texts of control tokens in it
@@ -192,7 +197,7 @@ impl Tokenizer {
     fn present(&self, text: &str) -> Vec<usize> {
         let bytes = text.as_bytes();
         let mut found = HashSet::new();
-        for at in 0..bytes.len() {
+        for at in (0..bytes.len()).filter(|&at| self.special_first[bytes[at] as usize]) {
             for start in [start_of(&bytes[at..]), start_of(&bytes[at..at + 1])] {
                 let candidates = self.special_by_start.get(&start).into_iter().flatten();
                 found.extend(candidates.filter(|&&index| bytes[at..].starts_with(self.special[index].text.as_bytes())));
