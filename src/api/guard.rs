@@ -9,20 +9,24 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
-use std::any::Any;
+use std::{any::Any, time::Instant};
 
 const REQUEST_ID: &str = "x-request-id";
 const MAX_REQUEST_ID: usize = 128;
 
-/// Answers with the client's `x-request-id`, or one made here.
+/// Answers with the client's `x-request-id`, or one made here, and logs the answer's status. What clients send stays
+/// out of the log.
 pub async fn identify(request: Request, next: Next) -> Response {
     let sent = request.headers().get(REQUEST_ID).filter(|id| {
         let bytes = id.as_bytes();
         !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(u8::is_ascii_graphic)
     });
     let id = sent.cloned().or_else(|| HeaderValue::try_from(identifier("req_")).ok());
+    let (method, path, begin) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
     let mut response = next.run(request).await;
     if let Some(id) = id {
+        let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis() as u64);
+        tracing::info!(?id, %method, path, status, ms, "answered");
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
