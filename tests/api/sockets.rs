@@ -106,6 +106,7 @@ async fn a_client_that_leaves_stops_its_generation() {
         let count;
         (count, receiver) = told(receiver).await;
         assert!(count > 0, "{body}");
+        until(|| handle.running() == 0).await;
     }
     assert_eq!(server.end().await, 0);
 }
