@@ -247,3 +247,17 @@ async fn garbage_is_not_served() {
     assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 OK"));
     assert_eq!(server.end().await, 0);
 }
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_reads_why() {
+    let settings = Settings { body_limit_bytes: 1 << 20, ..Settings::default() };
+    let server = start(state(settings, engine(4, say("ok")))).await;
+    let mut stream = server.connect().await;
+    ask(&mut stream, &format!("{{\"prompt\": \"{}\"}}", "a".repeat(5 << 20))).await;
+    let mut bytes = [0; 4096];
+    let read = in_time(stream.read(&mut bytes)).await.unwrap();
+    let answer = String::from_utf8_lossy(&bytes[..read]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
+    drop(stream);
+    assert_eq!(server.end().await, 0);
+}
