@@ -165,6 +165,7 @@ setup_rust() {
 setup_client() {
   local venv=$CACHE/venv
   PYTHON=$venv/bin/python
+  export HESPER_PYTHON=$PYTHON # for the Rust tests that run a client
   [ "$(cat "$venv/.installed" 2>/dev/null)" = "$OPENAI_CLIENT" ] && "$PYTHON" -c 'import openai' 2>/dev/null && return
   say "installing $OPENAI_CLIENT into ${venv#"$ROOT/"} (the HTTP tests speak to the server through it)"
   rm -rf "$venv"

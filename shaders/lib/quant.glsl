@@ -77,6 +77,7 @@ const uint GROUP_FOURS = 4;
 const uint GROUP_FOURS = 8;
 #endif
 
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Wide { u64vec2 v[]; };
 // 32 elements of one row.
 struct Block {
     uvec4 q[CHUNKS];
@@ -98,7 +99,8 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
     Block b;
     const uint at = (tile * blocks + block) * TILE_ROWS;
     [[unroll]] for (uint c = 0; c < CHUNKS; ++c) {
-        b.q[c] = Uvec4In(weight).v[at * CHUNKS + c * TILE_ROWS + lane];
+        const u64vec2 pair = Wide(weight).v[at * CHUNKS + c * TILE_ROWS + lane];
+        b.q[c] = uvec4(unpack32(pair.x), unpack32(pair.y));
     }
 #if HIGH_BITS > 0
     [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {

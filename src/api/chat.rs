@@ -6,7 +6,7 @@ use super::{
     chat_request::ChatRequest,
     error::ApiError,
     fields::Unknown,
-    generate::{Generation, Job, Update, Usage, check_length, off_thread, service_for},
+    generate::{Generation, Job, Update, Usage, check_length, service_for},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
     logprobs, stream,
@@ -39,8 +39,8 @@ pub async fn handle(
 ) -> Result<Response, ApiError> {
     state.loaded()?;
     let body = read_json(&state, &headers, body).await?;
-    let loading = state.clone();
-    let (service, job, tokens, unknown) = off_thread(move || prepare(&loading, body)).await?;
+    let shared = state.clone();
+    let (service, job, tokens, unknown) = state.prepare(move || prepare(&shared, body)).await?;
     let generation = Generation::submit(&service, &job, tokens, 0)?;
     let envelope = Envelope {
         service,

@@ -6,7 +6,7 @@ use super::{
     completion_request::{CompletionRequest, Prompt},
     error::ApiError,
     fields::Unknown,
-    generate::{Generation, Job, Usage, check_length, off_thread, service_for},
+    generate::{Generation, Job, Usage, check_length, service_for},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
     logprobs, stream,
@@ -48,8 +48,8 @@ pub async fn handle(
 ) -> Result<Response, ApiError> {
     state.loaded()?;
     let body = read_json(&state, &headers, body).await?;
-    let loading = state.clone();
-    let (mut work, unknown) = off_thread(move || prepare(&loading, body)).await?;
+    let shared = state.clone();
+    let (mut work, unknown) = state.prepare(move || prepare(&shared, body)).await?;
     let Some(first) = work.waiting.pop_front() else {
         return Err(ApiError::internal("no prompt was prepared"));
     };

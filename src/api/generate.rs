@@ -84,19 +84,6 @@ pub fn service_for(state: &State, model: Option<&str>) -> Result<Arc<Service>, A
     }
 }
 
-/// Runs `work` where it may take its time: long prompts take long to render and tokenize.
-pub async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => {
-            tracing::error!(%error, "preparing a request failed");
-            Err(ApiError::internal("the server failed to handle this request; its log says why"))
-        }
-    }
-}
-
 /// Refuses a prompt that leaves no room for an answer. `param` is the field that it came from.
 pub fn check_length(tokens: usize, context: u32, param: &str) -> Result<(), ApiError> {
     if tokens == 0 {

@@ -8,21 +8,29 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use http_body_util::BodyExt;
 use serde_json::Value;
-use std::any::Any;
+use std::{any::Any, time::Instant};
 
 const REQUEST_ID: &str = "x-request-id";
 const MAX_REQUEST_ID: usize = 128;
 
-/// Answers with the client's `x-request-id`, or one made here.
+/// How many times the body limit is read, and thrown away, before the connection is cut.
+const DISCARD_FACTOR: usize = 8;
+
+/// Answers with the client's `x-request-id`, or one made here, and logs the answer's status. What clients send stays
+/// out of the log.
 pub async fn identify(request: Request, next: Next) -> Response {
     let sent = request.headers().get(REQUEST_ID).filter(|id| {
         let bytes = id.as_bytes();
         !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(u8::is_ascii_graphic)
     });
     let id = sent.cloned().or_else(|| HeaderValue::try_from(identifier("req_")).ok());
+    let (method, path, begin) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
     let mut response = next.run(request).await;
     if let Some(id) = id {
+        let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis() as u64);
+        tracing::info!(?id, %method, path, status, ms, "answered");
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
@@ -97,13 +105,13 @@ async fn read(state: &State, headers: &HeaderMap, body: Body) -> Result<Bytes, A
         let message = format!("the body is larger than {limit} bytes");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("body_too_large")
     };
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limit as u64) {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > limit.saturating_mul(DISCARD_FACTOR)) {
         return Err(too_large());
     }
-    match tokio::time::timeout(settings.read_limit, axum::body::to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if std::error::Error::source(&error).is_some_and(is_length_limit) => Err(too_large()),
+    match tokio::time::timeout(settings.read_limit, read_up_to(limit, body)).await {
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(too_large()),
         Ok(Err(_)) => Err(ApiError::new(StatusCode::BAD_REQUEST, "the body could not be read to its end")),
         Err(_) => {
             let message = format!("the body did not arrive within {} s", settings.read_limit.as_secs());
@@ -112,8 +120,23 @@ async fn read(state: &State, headers: &HeaderMap, body: Body) -> Result<Bytes, A
     }
 }
 
-fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.is::<http_body_util::LengthLimitError>()
+/// The body, or `None` if it is larger. Clients read no answer before they have sent everything, so what is too much
+/// is thrown away up to [`DISCARD_FACTOR`] times the limit.
+async fn read_up_to(limit: usize, mut body: Body) -> Result<Option<Bytes>, axum::Error> {
+    let mut bytes = Vec::new();
+    let mut total = 0usize;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        total = total.saturating_add(data.len());
+        if total <= limit {
+            bytes.extend_from_slice(&data);
+        } else if total > limit.saturating_mul(DISCARD_FACTOR) {
+            break;
+        } else {
+            bytes = Vec::new();
+        }
+    }
+    Ok((total <= limit).then(|| bytes.into()))
 }
 
 /// Names the fields that a lenient server ignored.

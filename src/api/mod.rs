@@ -36,6 +36,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
+use tokio::sync::Semaphore;
 
 /// How the server behaves, whatever model it serves.
 #[derive(Clone, Debug)]
@@ -91,12 +92,16 @@ pub struct State(Arc<Inner>);
 struct Inner {
     settings: Settings,
     service: OnceLock<Arc<Service>>,
+    /// Requests that are rendered and tokenized at once: half the cores, so that long prompts leave the engine its own.
+    preparing: Arc<Semaphore>,
 }
 
 impl State {
     /// A server whose model is still loading: `/health` and requests answer 503 until [`State::ready`].
     pub fn new(settings: Settings) -> State {
-        State(Arc::new(Inner { settings, service: OnceLock::new() }))
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let preparing = Arc::new(Semaphore::new(cores.div_ceil(2)));
+        State(Arc::new(Inner { settings, service: OnceLock::new(), preparing }))
     }
 
     /// The model is loaded and the engine takes requests. Only the first call counts.
@@ -114,6 +119,23 @@ impl State {
     /// `None` while the model loads.
     pub fn service(&self) -> Option<Arc<Service>> {
         self.0.service.get().cloned()
+    }
+
+    /// Runs `work` where it may take its time: long prompts take long to render and tokenize.
+    async fn prepare<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        // The permit goes with the work, which ends only by itself. The semaphore is never closed.
+        let permit = self.0.preparing.clone().acquire_owned().await;
+        let joined = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        joined.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "preparing a request failed");
+            Err(ApiError::internal("the server failed to handle this request; its log says why"))
+        })
     }
 
     fn loaded(&self) -> Result<Arc<Service>, ApiError> {

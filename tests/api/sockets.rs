@@ -106,6 +106,7 @@ async fn a_client_that_leaves_stops_its_generation() {
         let count;
         (count, receiver) = told(receiver).await;
         assert!(count > 0, "{body}");
+        until(|| handle.running() == 0).await;
     }
     assert_eq!(server.end().await, 0);
 }
@@ -244,5 +245,19 @@ async fn garbage_is_not_served() {
     let mut stream = server.connect().await;
     stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
     assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200 OK"));
+    assert_eq!(server.end().await, 0);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_reads_why() {
+    let settings = Settings { body_limit_bytes: 1 << 20, ..Settings::default() };
+    let server = start(state(settings, engine(4, say("ok")))).await;
+    let mut stream = server.connect().await;
+    ask(&mut stream, &format!("{{\"prompt\": \"{}\"}}", "a".repeat(5 << 20))).await;
+    let mut bytes = [0; 4096];
+    let read = in_time(stream.read(&mut bytes)).await.unwrap();
+    let answer = String::from_utf8_lossy(&bytes[..read]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("body_too_large"), "{answer}");
+    drop(stream);
     assert_eq!(server.end().await, 0);
 }
