@@ -34,6 +34,12 @@ uint word_at(uint at) {
     return half_at(at) | half_at(at + 2) << 16;
 }
 
+// Stores a block's 16 bits of scales: its half of the word that it shares with its neighbour.
+void store_scales(uint tile, uint blocks, uint block, uint lane, uint value) {
+    const uint word = (tile * ((blocks + 1) / 2) + block / 2) * TILE_ROWS + lane;
+    UshortOut(weight).v[(scales + word) * 2 + (block & 1u)] = uint16_t(value);
+}
+
 // Packs eight 4-bit values: 0..3 in low nibbles, 4..7 in high ones.
 uint pack_nibbles(uint n[32], uint word) {
     uint packed = 0;
@@ -86,7 +92,7 @@ void main() {
     }
 #elif defined(FORMAT_Q8_0)
     const uint from = index * 34;
-    HalfOut(weight).v[scales * 2 + at + lane] = HalfIn(file).v[from / 2];
+    store_scales(tile, blocks, block, lane, half_at(from));
     [[unroll]] for (uint c = 0; c < CHUNKS; ++c) {
         uvec4 words;
         [[unroll]] for (uint w = 0; w < 4; ++w) {
@@ -105,7 +111,7 @@ void main() {
 #else
     const uint head = 2;
     const uint from = index * (18 + 4 * HIGH_BITS);
-    UshortOut(weight).v[scales * 2 + at + lane] = uint16_t(half_at(from));
+    store_scales(tile, blocks, block, lane, half_at(from));
 #endif
 #if HIGH_BITS == 1
     high_words[0] = word_at(from + head);
@@ -117,7 +123,7 @@ void main() {
     // 256 elements: d, dmin, 12 bytes of scales, (Q5_K: 32 bytes of fifth bits,) 128 bytes of nibbles.
     const uint sub = block & 7u;
     const uint from = (index / 8) * (144 + 32 * HIGH_BITS);
-    UshortOut(weight).v[scales * 2 + at + lane] = uint16_t(k_scales(from + 4, sub));
+    store_scales(tile, blocks, block, lane, k_scales(from + 4, sub));
     if (sub == 0) {
         weight.v[supers + (tile * (blocks / 8) + block / 8) * TILE_ROWS + lane] = word_at(from);
     }
@@ -133,9 +139,9 @@ void main() {
     const uint sub = block & 7u;
     const uint from = (index / 8) * 210;
     const uint scale_at = from + 192 + sub * 2;
-    UshortOut(weight).v[scales * 2 + at + lane] = uint16_t(half_at(scale_at));
+    store_scales(tile, blocks, block, lane, half_at(scale_at));
     if (sub == 0) {
-        UshortOut(weight).v[supers * 2 + (tile * (blocks / 8) + block / 8) * TILE_ROWS + lane] = uint16_t(half_at(from + 208));
+        weight.v[supers + (tile * (blocks / 8) + block / 8) * TILE_ROWS + lane] = half_at(from + 208);
     }
     // Each half of 128 elements: sub-blocks 0..3 are low nibbles of bytes 0..31, of 32..63, then the high nibbles.
     const uint quarter = sub & 3u;

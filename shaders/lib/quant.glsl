@@ -3,10 +3,12 @@
 //
 //   quants  [tile][block][chunk][lane: 32] uvec4   the low bits of 32 elements of a row in QUANT_WORDS words
 //   high    [tile][block][lane][HIGH_BITS] uint    the bits above the fourth, element 0 lowest
-//   scales  [tile][block][lane] 1 or 2 halves      per format, see below
-//   supers  [tile][block / 8][lane] 1 or 2 halves  the K formats' super-block scales
+//   scales  [tile][block][lane] uint               a pair of halves for each block, or
+//           [tile][block / 2][lane] uint           16 bits for each of two blocks, the even one low
+//   supers  [tile][block / 8][lane] uint           the K formats' super-block scales, one or two halves
 //
-// so that 32 lanes, each with a row of its own, load consecutive 16-byte units. Four-bit elements 0..3 of a word are the
+// so that 32 lanes, each with a row of its own, load consecutive 16-byte units, and nothing narrower than 32 bits (which
+// Mesa's lavapipe does lane by lane). Four-bit elements 0..3 of a word are the
 // low nibbles of its bytes, 4..7 the high ones. Signed formats are stored with OFFSET added, so no bit is a sign.
 // The formats' arithmetic is llama.cpp's (ggml-quants): element = d × (n − OFFSET), or d × n − m.
 #if defined(FORMAT_F32)
@@ -77,7 +79,6 @@ const uint GROUP_FOURS = 4;
 const uint GROUP_FOURS = 8;
 #endif
 
-layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Wide { u64vec2 v[]; };
 // 32 elements of one row.
 struct Block {
     uvec4 q[CHUNKS];
@@ -99,30 +100,30 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
     Block b;
     const uint at = (tile * blocks + block) * TILE_ROWS;
     [[unroll]] for (uint c = 0; c < CHUNKS; ++c) {
-        const u64vec2 pair = Wide(weight).v[at * CHUNKS + c * TILE_ROWS + lane];
-        b.q[c] = uvec4(unpack32(pair.x), unpack32(pair.y));
+        b.q[c] = Uvec4In(weight).v[at * CHUNKS + c * TILE_ROWS + lane];
     }
 #if HIGH_BITS > 0
     [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
         b.high[h] = weight.v[planes.high + (at + lane) * HIGH_BITS + h];
     }
 #endif
+#if !defined(UNSCALED) && !defined(SCALE_DM)
+    const uint two_scales = weight.v[planes.scales + (tile * ((blocks + 1) / 2) + block / 2) * TILE_ROWS + lane];
+    const uint scales = (two_scales >> (16 * (block & 1u))) & 0xffffu;
+#endif
 #if defined(SCALE_D)
-    b.scale = float(HalfIn(weight).v[planes.scales * 2 + at + lane]);
+    b.scale = unpackHalf2x16(scales).x;
 #elif defined(SCALE_DM)
     const vec2 pair = unpackHalf2x16(weight.v[planes.scales + at + lane]);
     b.scale = pair.x;
     b.minimum = pair.y;
 #elif defined(SCALE_K) || defined(SCALE_PAIR)
-    const uint scales = uint(UshortIn(weight).v[planes.scales * 2 + at + lane]);
-    const uint super_at = (tile * (blocks / 8) + block / 8) * TILE_ROWS + lane;
+    const vec2 super = unpackHalf2x16(weight.v[planes.supers + (tile * (blocks / 8) + block / 8) * TILE_ROWS + lane]);
 #if defined(SCALE_K)
-    const vec2 super = unpackHalf2x16(weight.v[planes.supers + super_at]);
     b.scale = super.x * float(scales & 0xffu);
     b.minimum = -super.y * float(scales >> 8);
 #else
-    const float super = float(HalfIn(weight).v[planes.supers * 2 + super_at]);
-    b.scale = super * vec2(float(bitfieldExtract(int(scales), 0, 8)), float(bitfieldExtract(int(scales), 8, 8)));
+    b.scale = super.x * vec2(float(bitfieldExtract(int(scales), 0, 8)), float(bitfieldExtract(int(scales), 8, 8)));
 #endif
 #endif
     return b;

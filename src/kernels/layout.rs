@@ -15,14 +15,15 @@ pub struct Units {
     pub quant_words: u32,
     /// Bits above the fourth, a word for each.
     pub high_words: u32,
+    /// Halves of scales; one half is stored in a word that two blocks share.
     pub scale_halves: u32,
-    /// For eight blocks.
-    pub super_halves: u32,
+    /// Words of super-block scales for eight blocks.
+    pub super_words: u32,
 }
 
 impl Units {
     pub fn of(format: BlockFormat) -> Units {
-        let (quant_words, high_words, scale_halves, super_halves) = match format {
+        let (quant_words, high_words, scale_halves, super_words) = match format {
             BlockFormat::F32 => (32, 0, 0, 0),
             BlockFormat::F16 | BlockFormat::BF16 => (16, 0, 0, 0),
             BlockFormat::Q8_0 => (8, 0, 1, 0),
@@ -30,11 +31,11 @@ impl Units {
             BlockFormat::Q4_1 => (4, 0, 2, 0),
             BlockFormat::Q5_0 => (4, 1, 1, 0),
             BlockFormat::Q5_1 => (4, 1, 2, 0),
-            BlockFormat::Q4_K => (4, 0, 1, 2),
-            BlockFormat::Q5_K => (4, 1, 1, 2),
+            BlockFormat::Q4_K => (4, 0, 1, 1),
+            BlockFormat::Q5_K => (4, 1, 1, 1),
             BlockFormat::Q6_K => (4, 2, 1, 1),
         };
-        Units { quant_words, high_words, scale_halves, super_halves }
+        Units { quant_words, high_words, scale_halves, super_words }
     }
 }
 
@@ -80,10 +81,10 @@ impl Layout {
         };
         plane(lane_blocks.checked_mul(u64::from(units.quant_words)))?;
         let high = plane(lane_blocks.checked_mul(u64::from(units.high_words)))?;
-        let scales = plane(lane_blocks.checked_mul(u64::from(units.scale_halves)).map(|halves| halves.div_ceil(2)))?;
-        let supers = lanes * (blocks / 8) * u64::from(units.super_halves);
-        let supers = plane(Some(supers.div_ceil(2)))?;
-        // The scale planes are also addressed in halves.
+        let scale_words = (blocks * u64::from(units.scale_halves)).div_ceil(2);
+        let scales = plane(lanes.checked_mul(scale_words))?;
+        let supers = plane(Some(lanes * (blocks / 8) * u64::from(units.super_words)))?;
+        // The repacking kernel addresses the scales in halves.
         u32::try_from(words.checked_mul(2).ok_or_else(unaddressable)?).map_err(|_| unaddressable())?;
         Ok(Layout { format, cols, tiles, high, scales, supers, bytes: words * 4 })
     }

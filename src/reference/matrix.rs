@@ -36,6 +36,12 @@ impl<'a> Tiles<'a> {
         f16::from_bits(self.half(plane, at)).to_f32()
     }
 
+    /// Where in the scales plane, in halves, a block's one half is.
+    fn scale_at(&self, tile: usize, block: usize, lane: usize) -> usize {
+        let pairs = self.layout.blocks().div_ceil(2) as usize;
+        ((tile * pairs + block / 2) * 32 + lane) * 2 + block % 2
+    }
+
     /// The unsigned integer of a quantized element, all bits together.
     fn integer(&self, lane_block: usize, tile_block: usize, lane: usize, e: usize) -> u32 {
         let chunks = self.units.quant_words as usize / 4;
@@ -69,22 +75,23 @@ impl<'a> Tiles<'a> {
             self.words[((tile_block * chunks + w / 4) * 32 + lane) * 4 + w % 4]
         };
         let n = |offset: i32| (self.integer(lane_block, tile_block, lane, e) as i32 - offset) as f32;
+        let scale_at = self.scale_at(tile, block, lane);
         let scale = |at: usize| self.half_float(self.layout.scales, at);
-        let bytes = || self.half(self.layout.scales, lane_block).to_le_bytes();
+        let bytes = || self.half(self.layout.scales, scale_at).to_le_bytes();
         let upper = |at: usize| self.half_float(self.layout.supers, at);
         match self.layout.format {
             BlockFormat::F32 => f32::from_bits(word(1)),
             BlockFormat::F16 => f16::from_bits((word(2) >> (16 * (e % 2))) as u16).to_f32(),
             BlockFormat::BF16 => bf16::from_bits((word(2) >> (16 * (e % 2))) as u16).to_f32(),
-            BlockFormat::Q8_0 => scale(lane_block) * n(128),
-            BlockFormat::Q4_0 => scale(lane_block) * n(8),
-            BlockFormat::Q5_0 => scale(lane_block) * n(16),
+            BlockFormat::Q8_0 => scale(scale_at) * n(128),
+            BlockFormat::Q4_0 => scale(scale_at) * n(8),
+            BlockFormat::Q5_0 => scale(scale_at) * n(16),
             BlockFormat::Q4_1 | BlockFormat::Q5_1 => scale(lane_block * 2) * n(0) + scale(lane_block * 2 + 1),
             BlockFormat::Q4_K | BlockFormat::Q5_K => {
                 let [factor, minimum] = bytes();
                 upper(super_block * 2) * f32::from(factor) * n(0) - upper(super_block * 2 + 1) * f32::from(minimum)
             }
-            BlockFormat::Q6_K => upper(super_block) * f32::from(bytes()[e / 16] as i8) * n(32),
+            BlockFormat::Q6_K => upper(super_block * 2) * f32::from(bytes()[e / 16] as i8) * n(32),
         }
     }
 }
@@ -210,12 +217,15 @@ fn repack_row(format: BlockFormat, bytes: &[u8], place: &RowPlace, words: &mut [
     }
     for block in 0..place.blocks {
         let at = (place.tile * place.blocks + block) * 32 + place.lane;
+        let scale_at = ((place.tile * place.blocks.div_ceil(2) + block / 2) * 32 + place.lane) * 2 + block % 2;
         let from = block / (format.block_elements() / 32).max(1) * block_bytes;
         let super_at = (place.tile * (place.blocks / 8) + block / 8) * 32 + place.lane;
         let sub = block % 8;
         match format {
             BlockFormat::F32 | BlockFormat::F16 | BlockFormat::BF16 => {}
-            BlockFormat::Q8_0 | BlockFormat::Q4_0 | BlockFormat::Q5_0 => place.put_half(words, scales, at, half(from)),
+            BlockFormat::Q8_0 | BlockFormat::Q4_0 | BlockFormat::Q5_0 => {
+                place.put_half(words, scales, scale_at, half(from))
+            }
             BlockFormat::Q4_1 | BlockFormat::Q5_1 => {
                 place.put_half(words, scales, at * 2, half(from));
                 place.put_half(words, scales, at * 2 + 1, half(from + 2));
@@ -227,13 +237,13 @@ fn repack_row(format: BlockFormat, bytes: &[u8], place: &RowPlace, words: &mut [
                 } else {
                     (s[sub + 4] & 15 | (s[sub - 4] >> 6) << 4, s[sub + 4] >> 4 | (s[sub] >> 6) << 4)
                 };
-                place.put_half(words, scales, at, u16::from_le_bytes([scale, minimum]));
+                place.put_half(words, scales, scale_at, u16::from_le_bytes([scale, minimum]));
                 place.put_half(words, place.args.supers, super_at * 2, half(from));
                 place.put_half(words, place.args.supers, super_at * 2 + 1, half(from + 2));
             }
             BlockFormat::Q6_K => {
-                place.put_half(words, scales, at, half(from + 192 + sub * 2));
-                place.put_half(words, place.args.supers, super_at, half(from + 208));
+                place.put_half(words, scales, scale_at, half(from + 192 + sub * 2));
+                place.put_half(words, place.args.supers, super_at * 2, half(from + 208));
             }
         }
     }
