@@ -1,6 +1,6 @@
 // y[r][k] = weight[rows[r].token][k]: the embedding of each row's token, from the repacked matrix.
 //
-// rows: [groups] Row, weight: `tiles` × 32 rows of `cols` columns (lib/quant.glsl), y: [groups][cols].
+// rows: [groups] Row, weight: rows of `cols` columns (lib/quant.glsl), y: [groups][cols].
 // One workgroup owns one row; its lanes take vectors of four columns. cols % 4 == 0. Ids beyond the matrix give zeros.
 #extension GL_GOOGLE_include_directive : require
 #include "lib/prelude.glsl"
@@ -29,11 +29,11 @@ void main() {
     for (uint k4 = gl_LocalInvocationID.x; k4 < cols / 4; k4 += gl_WorkGroupSize.x) {
         const Block b = load_block(weight, Planes(high, scales, supers), blocks, tile, k4 / 8, lane);
         // A constant index for each case, so that no block is indexed at run time.
-        vec4 q = quants(b, 0);
+        vec4 q = quants(weight, b, 0);
         float factor = group_scale(b, 0);
         [[unroll]] for (uint c = 1; c < 8; ++c) {
             if (k4 % 8 == c) {
-                q = quants(b, c);
+                q = quants(weight, b, c);
                 factor = group_scale(b, c);
             }
         }

@@ -2,8 +2,8 @@
 //
 // x: [tokens][x_stride] floats, weight: repacked matrix of `rows` rows and `cols` columns (lib/quant.glsl),
 // y: [tokens][y_stride]. For decode TOKENS is 1 and this is a matrix-vector product; for prefill it is a register tile.
-// Each lane owns ROWS rows, one in each of ROWS consecutive tiles, and TOKENS tokens; 32 lanes make a tile, and the
-// workgroup's local_size / 32 parts take blocks of columns in turn and add up at the end. Activations are read at addresses
+// Each lane owns ROWS rows, one in each of ROWS consecutive tiles, and TOKENS tokens; a tile's rows make a part, and the
+// workgroup's parts take blocks of columns in turn and add up at the end. Activations are read at addresses
 // that all lanes of a part share. For one part, sums run over k in one order whatever ROWS and TOKENS are, so a
 // token's result does not depend on its neighbours.
 // Grid: x = tiles / ROWS, y = tokens / TOKENS, both rounded up.
@@ -88,7 +88,7 @@ void accumulate(uint block) {
 #endif
         }
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-            const vec4 q = quants(b[r], c);
+            const vec4 q = quants(weight, b[r], c);
             [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
                 const uint i = r * TOKENS + t;
 #if defined(UNSCALED)
