@@ -55,6 +55,11 @@ const uint SIGN_BIT = 0x80000000u;
 const float LOWEST = -8.507059173023462e37;
 const float BEYOND = 2.0 * LOWEST;
 
+// The filters that are searches, and the draw, which is one more.
+const uint TOP_K = 0;
+const uint TOP_P = 1;
+const uint DRAW = 2;
+
 const float UNITS = 2147483648.0;
 const float LOG2_E = 1.4426950408889634;
 
@@ -160,11 +165,25 @@ float find_greatest(bool adjusted, uint logits_at, uint scratch_at) {
     return unordered(greatest_key);
 }
 
-// Fills this invocation's part of the list with the tokens of at least `keep_from` units, and the sums over the list.
-// Returns the number of entries. The list overwrites adjusted logits, but no slot lies behind the token it is from.
-uint list_probabilities(
-    bool adjusted, uint logits_at, uint scratch_at, float greatest, Sampling how, float keep_from, float min_p
-) {
+void clear_sums() {
+    if (gl_LocalInvocationID.x == 0) {
+        list_count = 0;
+        list_low = 0;
+        list_high = 0;
+        min_p_low = 0;
+        min_p_high = 0;
+    }
+    clear_bins(0);
+    barrier();
+}
+
+// Fills this invocation's part of the list with the tokens that may be kept, and the sums and top digits over the whole
+// list. Returns the number of entries. The list overwrites adjusted logits, but no slot lies behind the token it is from.
+uint list_probabilities(bool adjusted, uint logits_at, uint scratch_at, float greatest, Sampling how) {
+    clear_sums();
+    const float min_p = how.min_p > 0.0 ? min(how.min_p, 1.0) * UNITS : 0.0;
+    // What min-p drops still counts for top-p.
+    const float keep_from = how.top_p < 1.0 ? 1.0 : max(min_p, 1.0);
     const float scale = min(LOG2_E / how.temperature, 1e30);
     uint held = 0;
     uvec2 mass = uvec2(0);
@@ -191,52 +210,42 @@ uint list_probabilities(
     atomicAdd(list_high, mass.y + (old + mass.x < old ? 1 : 0));
     old = atomicAdd(min_p_low, min_p_mass.x);
     atomicAdd(min_p_high, min_p_mass.y + (old + min_p_mass.x < old ? 1 : 0));
+    barrier();
     return held;
 }
 
-// The mass of what the filters leave of the list.
-uvec2 filtered_mass(UintOut list, uint list_at, uint held, Sampling how) {
-    uvec2 kept = uvec2(list_low, list_high);
-    if (how.top_k != 0 && how.top_k < list_count) {
-        select_probability(list, list_at, held, Share(how.top_k, uvec2(0)));
-        const uint units = uint(probability_of(found_key));
-        kept = wide_add(found_above.mass, wide_product(how.top_k - found_above.count, units));
+// What the search of a phase looks for in a list of which `kept` is left; count and mass 0 where it keeps everything.
+Share target_of(uint phase, uvec2 kept, Sampling how, uint position) {
+    if (phase == TOP_K) {
+        return Share(how.top_k < list_count ? how.top_k : 0, uvec2(0));
     }
-    if (how.top_p < 1.0) {
+    if (phase == TOP_P) {
+        if (!(how.top_p < 1.0)) return Share(0, uvec2(0));
         const uint fraction = uint(round(max(how.top_p, 0.0) * 16777216.0));
-        uvec2 target = wide_scale(kept, min(fraction, 16777216u));
-        target = wide_less(target, uvec2(1, 0)) ? uvec2(1, 0) : target;
-        select_probability(list, list_at, held, Share(0, target));
-        const uint units = uint(probability_of(found_key));
-        const uint ties = needed(wide_subtract(target, found_above.mass), units);
-        kept = wide_add(found_above.mass, wide_product(ties, units));
+        const uvec2 target = wide_scale(kept, min(fraction, 16777216u));
+        return Share(0, wide_less(target, uvec2(1, 0)) ? uvec2(1, 0) : target);
     }
-    return wide_min(kept, uvec2(min_p_low, min_p_high));
+    const uvec4 random = philox4x32_10(uvec4(position, 0, 0, 0), uvec2(how.seed_low, how.seed_high));
+    const uvec2 below = wide_product_high(random.xy, wide_min(kept, uvec2(min_p_low, min_p_high)));
+    return Share(0, wide_add(below, uvec2(1, 0)));
 }
 
-// Leaves the token drawn in `chosen`.
-void draw(bool adjusted, uint logits_at, uint scratch_at, float greatest, Sampling how, uint position) {
-    if (gl_LocalInvocationID.x == 0) {
-        list_count = 0;
-        list_low = 0;
-        list_high = 0;
-        min_p_low = 0;
-        min_p_high = 0;
+// Filters the list and draws from what is left. Leaves the token in `chosen`.
+void draw(uint scratch_at, uint held, Sampling how, uint position) {
+    uvec2 kept = uvec2(list_low, list_high);
+    // Elements kept of those that equal the least probability kept.
+    uint ties = 0;
+    for (uint phase = TOP_K; phase <= DRAW; phase++) {
+        const Share target = target_of(phase, kept, how, position);
+        if (target.count == 0 && target.mass == uvec2(0)) continue;
+        select_probability(scratch, scratch_at, held, target);
+        const uint units = uint(probability_of(found_key));
+        ties = phase == TOP_K ? target.count - found_above.count
+                              : needed(wide_subtract(target.mass, found_above.mass), units);
+        kept = wide_add(found_above.mass, wide_product(ties, units));
     }
-    clear_bins(0);
-    barrier();
-    const float min_p = how.min_p > 0.0 ? min(how.min_p, 1.0) * UNITS : 0.0;
-    const float keep_from = how.top_p < 1.0 ? 1.0 : max(min_p, 1.0);
-    const uint held = list_probabilities(adjusted, logits_at, scratch_at, greatest, how, keep_from, min_p);
-    barrier();
-
-    const uvec2 kept = filtered_mass(scratch, scratch_at, held, how);
-    const uvec4 random = philox4x32_10(uvec4(position, 0, 0, 0), uvec2(how.seed_low, how.seed_high));
-    const uvec2 target = wide_add(wide_product_high(random.xy, kept), uvec2(1, 0));
-    select_probability(scratch, scratch_at, held, Share(0, target));
-    const uint rank = needed(wide_subtract(target, found_above.mass), uint(probability_of(found_key)));
     if (found_equal.count > 1) {
-        const uint token = select_token(scratch, scratch_at, scratch_at + vocabulary, held, rank);
+        const uint token = select_token(scratch, scratch_at, scratch_at + vocabulary, held, ties);
         if (gl_LocalInvocationID.x == 0) {
             chosen = token;
         }
@@ -274,7 +283,8 @@ void main() {
     }
     const float greatest = find_greatest(adjusted, logits_at, scratch_at);
     if (how.temperature > 0.0 && greatest > LOWEST) {
-        draw(adjusted, logits_at, scratch_at, greatest, how, row.position + 1);
+        const uint held = list_probabilities(adjusted, logits_at, scratch_at, greatest, how);
+        draw(scratch_at, held, how, row.position + 1);
     }
     if (gl_LocalInvocationID.x == 0) {
         advance(row.sequence, row.position + 1, chosen, how.counted != 0);

@@ -102,22 +102,26 @@ void find_digit(uint first, uint prefix, Share above, Share target) {
 // Searches the list, of which this invocation holds `held` entries, by probability. The target is a count (mass 0) or
 // a mass (count 0), at least 1 and at most what the list holds. The half of top digits must be filled.
 void select_probability(UintOut list, uint list_at, uint held, Share target) {
-    find_digit(0, 0, Share(0, uvec2(0)), target);
-    for (uint level = 1; level < LEVELS; level++) {
-        const uint prefix = found_key;
+    uint prefix = 0;
+    Share above = Share(0, uvec2(0));
+    for (uint level = 0; level < LEVELS; level++) {
         const uint shift = KEY_BITS - DIGIT_BITS * (level + 1);
-        clear_bins(BINS);
-        barrier();
-        for (uint n = 0; n < held; n++) {
-            const float probability =
-                uintBitsToFloat(list.v[list_at + n * gl_WorkGroupSize.x + gl_LocalInvocationID.x]);
-            const uint key = key_of(probability);
-            if (key >> (shift + DIGIT_BITS) == prefix) {
-                add_to_bin(BINS + ((key >> shift) & (BINS - 1)), uint(probability));
+        if (level > 0) {
+            clear_bins(BINS);
+            barrier();
+            for (uint n = 0; n < held; n++) {
+                const float probability =
+                    uintBitsToFloat(list.v[list_at + n * gl_WorkGroupSize.x + gl_LocalInvocationID.x]);
+                const uint key = key_of(probability);
+                if (key >> (shift + DIGIT_BITS) == prefix) {
+                    add_to_bin(BINS + ((key >> shift) & (BINS - 1)), uint(probability));
+                }
             }
+            barrier();
         }
-        barrier();
-        find_digit(BINS, prefix, found_above, target);
+        find_digit(level > 0 ? BINS : 0, prefix, above, target);
+        prefix = found_key;
+        above = found_above;
     }
 }
 

@@ -5,7 +5,7 @@ use crate::kernels::{Bias, IN_PROMPT, MAX_BIAS, NO_ROW, RING_TOKENS, Row, Sampli
 use std::cmp::Reverse;
 
 /// Logits are confined to ±2¹²⁶; this also stands for -inf and NaN.
-const LOWEST: f32 = -8.507_059_173_023_461_6e37;
+const LOWEST: f32 = -8.507_059e37;
 
 /// The units of the most probable token.
 const UNITS: f32 = 2_147_483_648.0;
@@ -96,7 +96,7 @@ pub fn draw(list: &[(u32, u32)], seed: [u32; 2], position: u32) -> u32 {
     let mass: u64 = list.iter().map(|&(_, units)| u64::from(units)).sum();
     let random = philox4x32_10([position, 0, 0, 0], seed);
     let random = u64::from(random[0]) | u64::from(random[1]) << 32;
-    let below = (u128::from(random) * u128::from(mass) >> 64) as u64;
+    let below = ((u128::from(random) * u128::from(mass)) >> 64) as u64;
     let mut sum = 0;
     let found = list.iter().find(|&&(_, units)| {
         sum += u64::from(units);

@@ -59,7 +59,7 @@ fn problem(vocabulary: u32, spread: f32, how: Sampling) -> Problem {
 fn with_penalties(mut problem: Problem) -> Problem {
     let vocabulary = problem.logits.len() as u32;
     for token in (0..vocabulary).step_by(3) {
-        problem.counts[token as usize] = noise(token) % 4 | if token % 2 == 0 { IN_PROMPT } else { 0 };
+        problem.counts[token as usize] = (noise(token) % 4) | if token % 2 == 0 { IN_PROMPT } else { 0 };
     }
     problem.biases = (0..40).map(|n| Bias { token: noise(n) % vocabulary, value: 2.0 * noise_float(n) }).collect();
     problem.how = Sampling {
