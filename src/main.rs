@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", paragraph(&error));
             ExitCode::FAILURE
         }
     }
@@ -87,6 +87,15 @@ fn log(targets: tracing_subscriber::filter::Targets) {
     tracing_subscriber::registry().with(lines).with(targets).init();
 }
 
+/// The error and its causes in one line, without those that the text before already holds.
+fn paragraph(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
+}
+
 /// Whoever read the output has seen enough, as `head` has.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
@@ -101,6 +110,13 @@ mod tests {
     #[test]
     fn the_flags_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = io::Error::other("no such file");
+        let error = anyhow::Error::new(cause).context("cannot open x: no such file; check the path").context("failed");
+        assert_eq!(paragraph(&error), "failed: cannot open x: no such file; check the path");
     }
 
     #[test]

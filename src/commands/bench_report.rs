@@ -168,10 +168,10 @@ impl Report {
             "test_time": utc(result.started),
             "avg_ns": mean_ns.round() as u64,
             "stddev_ns": deviation_ns.round() as u64,
-            "avg_ts": mean,
-            "stddev_ts": deviation,
+            "avg_ts": rounded(mean),
+            "stddev_ts": rounded(deviation),
             "samples_ns": nanoseconds.iter().map(|sample| *sample as u64).collect::<Vec<_>>(),
-            "samples_ts": rates,
+            "samples_ts": rates.into_iter().map(rounded).collect::<Vec<_>>(),
         });
         match record {
             Value::Object(record) => record,
@@ -200,6 +200,11 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (mean, (squares / values.len().saturating_sub(1).max(1) as f64).sqrt())
+}
+
+/// To six decimals: the rest is noise.
+fn rounded(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
 }
 
 fn size(bytes: u64) -> String {
