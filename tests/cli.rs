@@ -188,7 +188,7 @@ fn files_are_looked_into_without_a_device() {
     let plan = deviceless(&["plan", "-m", MODEL]);
     let layers = plan.lines().find(|line| line.starts_with("each of layers 0 to 3")).expect("equal layers");
     let numbers: Vec<u64> = layers.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    let [_, dispatches, barriers, bytes] = numbers[..] else { panic!("{layers}") };
+    let [_, _, dispatches, barriers, bytes] = numbers[..] else { panic!("{layers}") };
     assert!((1..=8).contains(&dispatches) && (1..=8).contains(&barriers) && bytes > 500_000, "{layers}");
     assert_holds(&deviceless(&["plan", "-m", MODEL, "--mode", "prefill", "--rows", "16"]), &["prefill rows=16"]);
     let words = "Hello <|im_end|>";
