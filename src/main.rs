@@ -71,8 +71,9 @@ fn main() -> ExitCode {
 fn set_driver_environment() {
     // Venus allocates without waiting and ends the process where that fails; waiting costs time at load only.
     let mut variables = vec![("VN_PERF", "no_async_mem_alloc")];
-    // Lavapipe uses 256 bits unless told otherwise. Mesa 26 gains a third from 512 where the CPU has them; Mesa 22.3
-    // loses, but the version is not known before the driver is loaded, and that one is too old to be fast anyway.
+    // Lavapipe takes 256 bits unless told otherwise. 512 change decoding of the demo model (two cores of an AMD EPYC with
+    // AVX-512, 2026-11-21) from 740 to 980 t/s on Mesa 26.2 and from 160 to 90 on Mesa 22.3. Which it is cannot be known
+    // before the driver is loaded, and then it is too late; the newer one decides.
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") {
         variables.push(("LP_NATIVE_VECTOR_WIDTH", "512"));

@@ -4,8 +4,8 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use std::path::PathBuf;
 
-/// Prompt tokens evaluated at once unless asked otherwise. More are faster on large GPUs, but every one of them needs
-/// a row of logits where all are asked for, and a client that goes away is only noticed between two chunks.
+/// Prompt tokens evaluated at once unless asked otherwise. On lavapipe (Mesa 26.2, two cores, the demo model, 2026-11-21)
+/// a prompt of 512 runs at 2200 t/s with 16, 3200 with 64 and 2200 with 256.
 const CHUNK_DEFAULT: u32 = 64;
 const CHUNK_MAX: u32 = 1024;
 
