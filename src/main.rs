@@ -1,1 +1,140 @@
-fn main() {}
+//! The command line: flags, then one function per subcommand. It puts the library's parts together and knows nothing
+//! else; every failure ends here as one paragraph on the standard error output.
+
+mod commands;
+
+use clap::{Parser, Subcommand};
+use commands::{bench, devices, inspect, logits, plan, run, serve, tokenize};
+use std::io;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "hesper",
+    version,
+    about = "Serves quantized language models from Vulkan compute shaders",
+    after_help = "Every flag can also be set in the environment, as HESPER_ and its long name: \
+                  HESPER_ALLOW_SOFTWARE=1 is --allow-software.\n\n\
+                  Examples:\n  \
+                  hesper serve -m model.gguf\n  \
+                  hesper run -m model.gguf \"Why is the sky blue?\"\n  \
+                  hesper doctor"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log on the standard error output: error, warn, info, debug or trace, also as module=level,…
+    #[arg(long, global = true, env = "HESPER_LOG", default_value = "warn", value_name = "FILTER")]
+    log: tracing_subscriber::filter::Targets,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::Flags),
+    Run(run::Flags),
+    Bench(bench::Flags),
+    Devices(devices::DevicesFlags),
+    Doctor(devices::DoctorFlags),
+    Plan(plan::Flags),
+    Tokenize(tokenize::Flags),
+    Logits(logits::Flags),
+    Inspect(inspect::Flags),
+}
+
+fn main() -> ExitCode {
+    // Before anything that might start a thread.
+    set_driver_environment();
+    let cli = Cli::parse();
+    log(cli.log);
+    let outcome = match cli.command {
+        Command::Serve(flags) => serve::serve(&flags),
+        Command::Run(flags) => run::run(&flags),
+        Command::Bench(flags) => bench::bench(&flags),
+        Command::Devices(_) => devices::devices(),
+        Command::Doctor(flags) => devices::doctor(&flags),
+        Command::Plan(flags) => plan::plan(&flags),
+        Command::Tokenize(flags) => tokenize::tokenize(&flags),
+        Command::Logits(flags) => logits::logits(&flags),
+        Command::Inspect(flags) => inspect::inspect(&flags),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", paragraph(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Variables that drivers read when they are loaded; those that the user has set stay.
+fn set_driver_environment() {
+    // Venus allocates without waiting and ends the process where that fails; waiting costs time at load only.
+    let mut variables = vec![("VN_PERF", "no_async_mem_alloc")];
+    // Lavapipe takes 256 bits unless told otherwise. 512 change decoding of the demo model (two cores of an AMD EPYC with
+    // AVX-512, 2026-11-21) from 740 to 980 t/s on Mesa 26.2 and from 160 to 90 on Mesa 22.3. Which it is cannot be known
+    // before the driver is loaded, and then it is too late; the newer one decides.
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        variables.push(("LP_NATIVE_VECTOR_WIDTH", "512"));
+    }
+    hesper::gpu::set_driver_environment(&variables);
+}
+
+fn log(targets: tracing_subscriber::filter::Targets) {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    tracing_subscriber::registry().with(lines).with(targets).init();
+}
+
+/// The error and its causes in one line, without those that the text before already holds.
+fn paragraph(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.as_str() {
+        "" => cause,
+        _ if text.contains(&cause) => text,
+        _ => format!("{text}: {cause}"),
+    })
+}
+
+/// Whoever read the output has seen enough, as `head` has.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = io::Error::other("no such file");
+        let error = anyhow::Error::new(cause).context("cannot open x: no such file; check the path").context("failed");
+        assert_eq!(paragraph(&error), "failed: cannot open x: no such file; check the path");
+    }
+
+    #[test]
+    fn every_flag_has_its_variable_and_every_command_examples() {
+        let mut flags = 0;
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(&format!("hesper {name}")), "{name} --help has no example");
+            for flag in command.get_arguments().filter(|flag| !flag.is_positional()) {
+                let long = flag.get_long().unwrap_or_else(|| panic!("{name}: {} has no long name", flag.get_id()));
+                let variable = format!("HESPER_{}", long.to_uppercase().replace('-', "_"));
+                assert_eq!(flag.get_env().and_then(|name| name.to_str()), Some(variable.as_str()), "{name} --{long}");
+                assert!(flag.get_help().is_some(), "{name} --{long} is not explained");
+                flags += 1;
+            }
+        }
+        assert!(flags > 20, "only {flags} flags were seen");
+    }
+}

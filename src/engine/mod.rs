@@ -1,7 +1,7 @@
 //! The engine: one thread that owns the device and turns requests into tokens. It knows nothing of text or HTTP.
 
 pub mod logprobs;
-mod pace;
+pub mod pace;
 pub mod queue;
 pub mod request;
 pub mod runner;

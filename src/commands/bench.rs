@@ -1,0 +1,157 @@
+//! `hesper bench`: tokens per second, measured and reported as llama-bench does.
+
+use super::bench_report::{Case, Report, Result as Measured};
+use super::flags::{DeviceFlags, ModelFlag};
+use super::load;
+use anyhow::{Result, anyhow, bail};
+use hesper::engine::pace::Pace;
+use hesper::engine::request::SamplingParameters;
+use hesper::engine::runner::Runner;
+use hesper::gguf::Gguf;
+use std::io;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+pub use super::bench_report::Format;
+
+/// Decode submissions ahead of the token that is waited for, as the server has.
+const AHEAD: u32 = 2;
+/// Tokens decoded to warm up.
+const WARM_UP: u32 = 4;
+
+/// Measure tokens per second
+///
+/// ppN evaluates a prompt of N random tokens in one go; tgN generates N tokens, one after another. Each is run once to
+/// warm up and then as often as -r says. Columns and fields are those of llama.cpp's llama-bench.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  hesper bench -m model.gguf\n  \
+                        hesper bench -m model.gguf -p 128,512 -n 32 -r 3 -o json\n  \
+                        hesper bench -m model.gguf -p 0 -n 64 -d 0,1024")]
+pub struct Flags {
+    #[command(flatten)]
+    model: ModelFlag,
+    /// Tokens of the prompt; several with commas between; 0 for no such test.
+    #[arg(short = 'p', long, env = "HESPER_N_PROMPT", default_value = "512", value_name = "N", value_delimiter = ',')]
+    n_prompt: Vec<u32>,
+    /// Tokens to generate; several with commas between; 0 for no such test.
+    #[arg(short = 'n', long, env = "HESPER_N_GEN", default_value = "128", value_name = "N", value_delimiter = ',')]
+    n_gen: Vec<u32>,
+    /// Tokens that are in the cache before; several with commas between.
+    #[arg(short = 'd', long, env = "HESPER_N_DEPTH", default_value = "0", value_name = "N", value_delimiter = ',')]
+    n_depth: Vec<u32>,
+    /// How often each test is measured.
+    #[arg(short = 'r', long, env = "HESPER_REPETITIONS", default_value = "5", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repetitions: u32,
+    /// How the results are printed.
+    #[arg(short = 'o', long, env = "HESPER_OUTPUT", default_value = "md", value_enum)]
+    output: Format,
+    #[command(flatten)]
+    device: DeviceFlags,
+}
+
+pub fn bench(flags: &Flags) -> Result<ExitCode> {
+    let cases = cases(flags);
+    let Some(context_tokens) = cases.iter().map(Case::context_tokens).max() else {
+        bail!("nothing is to be measured: give -p or -n a number above 0");
+    };
+    let gguf = Gguf::open(&flags.model.model)?;
+    let mut notes = io::stderr();
+    let gpu = load::device(&flags.device, &mut notes)?;
+    let device = gpu.label();
+    let planned = load::plan(&gguf, &gpu, &flags.device, Some(context_tokens), &mut notes)?;
+    let report = Report::new(&gguf, &device, flags.device.chunk, planned.model.architecture.name);
+    let runner = load::load(planned, &gguf, gpu, &mut notes, || ())?;
+    let mut bench = Bench { tokens: random_tokens(context_tokens, runner.model().dims.vocabulary), runner };
+    let mut out = io::stdout();
+    report.begin(flags.output, &mut out)?;
+    for (index, case) in cases.iter().enumerate() {
+        let started = SystemTime::now();
+        bench.measure(&Case { generated: case.generated.min(WARM_UP), ..*case })?;
+        let samples = (0..flags.repetitions).map(|_| bench.measure(case)).collect::<Result<Vec<_>>>()?;
+        let result = Measured { case: *case, started, samples };
+        report.write(flags.output, index, &result, &mut out)?;
+    }
+    report.end(flags.output, &mut out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prompts first, then generations, at each depth.
+fn cases(flags: &Flags) -> Vec<Case> {
+    let at_depth = |&depth: &u32| {
+        let prompts = flags.n_prompt.iter().map(move |&prompt| Case { depth, prompt, generated: 0 });
+        let generations = flags.n_gen.iter().map(move |&generated| Case { depth, prompt: 0, generated });
+        prompts.chain(generations).filter(|case| case.prompt + case.generated > 0)
+    };
+    flags.n_depth.iter().flat_map(at_depth).collect()
+}
+
+/// Any tokens will do; the same every time.
+fn random_tokens(count: u32, vocabulary: u32) -> Vec<u32> {
+    // Knuth's MMIX constants; the upper bits are the random ones.
+    let step =
+        |state: &u64| Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+    let states = std::iter::successors(Some(1), step).skip(1).take(count as usize);
+    states.map(|state| ((state >> 33) % u64::from(vocabulary)) as u32).collect()
+}
+
+struct Bench {
+    tokens: Vec<u32>,
+    runner: Runner,
+}
+
+impl Bench {
+    fn measure(&mut self, case: &Case) -> Result<Duration> {
+        let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
+        self.runner.begin(&[], &greedy, 0);
+        self.evaluate(0, case.depth, false)?;
+        match case.prompt {
+            0 => self.generate(case),
+            prompt => {
+                let start = Instant::now();
+                self.evaluate(case.depth, prompt, true)?;
+                Ok(start.elapsed())
+            }
+        }
+    }
+
+    /// Evaluates `count` tokens that stand at `first` and behind, and waits for them.
+    fn evaluate(&mut self, first: u32, count: u32, sample: bool) -> Result<()> {
+        let tokens = &self.tokens[first as usize..(first + count) as usize];
+        self.runner.prefill(tokens, first, sample, &|| false)?;
+        Ok(())
+    }
+
+    fn generate(&mut self, case: &Case) -> Result<Duration> {
+        // One token, which is not measured, is there to start from.
+        self.evaluate(case.depth, 1, true)?;
+        let first = case.depth + 2;
+        let (end, mut submitted) = (first + case.generated, first);
+        let mut pace = Pace::default();
+        let start = Instant::now();
+        for position in first..end {
+            while submitted < end.min(position + 1 + AHEAD) {
+                self.runner.submit_decode()?;
+                submitted += 1;
+            }
+            pace.wait(&mut self.runner, || false, |runner| runner.sampled(position))?
+                .ok_or_else(|| anyhow!("the device gave no token"))?;
+        }
+        let elapsed = start.elapsed();
+        self.runner.wait()?;
+        Ok(elapsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_tokens_are_in_the_vocabulary_and_differ() {
+        let tokens = random_tokens(1000, 100);
+        assert!(tokens.len() == 1000 && tokens.iter().all(|token| *token < 100));
+        let different: std::collections::BTreeSet<_> = tokens.iter().collect();
+        assert_eq!(different.len(), 100);
+    }
+}

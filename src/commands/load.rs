@@ -1,0 +1,94 @@
+//! From a path and flags to a model on a device, and what is printed on the way.
+
+use super::budget;
+use super::flags::DeviceFlags;
+use anyhow::{Context, Result, bail};
+use hesper::engine::runner::{Options, Planned, Runner};
+use hesper::gguf::Gguf;
+use hesper::gpu::{self, Gpu};
+use hesper::text::Text;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+/// Opens a model file and its tokenizer.
+pub fn open(path: &Path) -> Result<(Gguf, Text)> {
+    let gguf = Gguf::open(path)?;
+    let text = text(&gguf)?;
+    Ok((gguf, text))
+}
+
+pub fn text(gguf: &Gguf) -> Result<Text> {
+    Text::from_gguf(gguf).with_context(|| format!("{}: its tokenizer cannot be used", gguf.file()))
+}
+
+/// Opens the device and says on `out`, as the first line, which it is and why.
+pub fn device(flags: &DeviceFlags, out: &mut impl Write) -> Result<Gpu> {
+    let (gpu, choice) = gpu::open(&flags.device, flags.allow_software)?;
+    writeln!(out, "Device {}: {}; {}", choice.index, gpu.label(), choice.reason)?;
+    Ok(gpu)
+}
+
+/// Places the model in the device's memory, of which nothing is taken yet, and says how much it will be.
+pub fn plan(
+    gguf: &Gguf,
+    gpu: &Gpu,
+    flags: &DeviceFlags,
+    context_tokens: Option<u32>,
+    out: &mut impl Write,
+) -> Result<Planned> {
+    let default_bytes = || budget::default_bytes(gpu.info(), budget::available_bytes());
+    let options = Options {
+        context_tokens,
+        budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
+        chunk_rows: flags.chunk,
+        software: gpu.info().software,
+    };
+    let planned = Planned::new(gguf, &options)?;
+    writeln!(out, "Memory: {}", planned.memory)?;
+    Ok(planned)
+}
+
+/// Refuses a file whose tokenizer knows tokens that its embedding has no row for.
+pub fn check_vocabulary(gguf: &Gguf, text: &Text, planned: &Planned) -> Result<()> {
+    let (tokens, rows) = (text.vocabulary_size(), planned.model.dims.vocabulary);
+    if tokens > rows as usize {
+        bail!(
+            "{}: the tokenizer has {tokens} tokens and the embedding {rows} rows; the file is not a complete model, \
+             convert it again",
+            gguf.file()
+        );
+    }
+    Ok(())
+}
+
+/// Brings the weights to the device, with a progress bar where a terminal shows it, and says on `out` how fast it went.
+/// `progress` is called between any two pieces.
+pub fn load(planned: Planned, gguf: &Gguf, gpu: Gpu, out: &mut impl Write, progress: impl Fn()) -> Result<Runner> {
+    let total_bytes: u64 = gguf.tensors().iter().map(|tensor| tensor.bytes as u64).sum();
+    let style = "{msg} {bar:40} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
+    let bar = ProgressBar::new(total_bytes).with_message("Loading").with_style(ProgressStyle::with_template(style)?);
+    let start = Instant::now();
+    let (mut done_bytes, mut seconds) = (0, 0.0);
+    let runner = planned.load(gguf, Box::new(gpu), &mut |bytes| {
+        progress();
+        done_bytes += bytes;
+        seconds = start.elapsed().as_secs_f64();
+        bar.set_position(done_bytes);
+        if done_bytes == total_bytes {
+            // Compiling kernels is next, and has no bar.
+            bar.set_message("Loaded; preparing kernels");
+        }
+    });
+    bar.finish_and_clear();
+    let runner = runner?;
+    let gigabytes = done_bytes as f64 / 1e9;
+    writeln!(
+        out,
+        "Loaded {gigabytes:.3} GB in {seconds:.2} s ({:.2} GB/s), ready after {:.2} s",
+        gigabytes / f64::max(seconds, 1e-9),
+        start.elapsed().as_secs_f64()
+    )?;
+    Ok(runner)
+}
