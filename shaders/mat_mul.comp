@@ -44,7 +44,11 @@ layout(push_constant, scalar) uniform Push {
     float eps;
 };
 
+#if defined(WOVEN)
+const uint PARTS = 1;
+#else
 const uint PARTS = gl_WorkGroupSize.x / TILE_ROWS;
+#endif
 shared float partial_sums[gl_WorkGroupSize.x > TILE_ROWS ? gl_WorkGroupSize.x * ROWS * TOKENS : 1];
 
 // A lane's state. At file scope, since arrays sized by specialization constants cannot be passed to functions.
@@ -168,12 +172,16 @@ void main() {
     [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
         sum[i] = 0.0;
     }
-    for (uint block = part; block < blocks; block += PARTS) {
+    // There are at least as many blocks as parts. The test stands at the end since lavapipe runs the body of a loop left at
+    // its head once more with no lane live, and then still loads what all lanes share, from behind the matrix.
+    uint block = part;
+    do {
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
             b[r] = load_block(weight, planes, blocks, min(first_tile + r, tiles - 1), block, lane);
         }
         accumulate(block);
-    }
+        block += PARTS;
+    } while (block < blocks);
     if (PARTS > 1) {
         combine(part, lane);
         if (part > 0) {

@@ -70,15 +70,7 @@ fn main() -> ExitCode {
 /// Variables that drivers read when they are loaded; those that the user has set stay.
 fn set_driver_environment() {
     // Venus allocates without waiting and ends the process where that fails; waiting costs time at load only.
-    let mut variables = vec![("VN_PERF", "no_async_mem_alloc")];
-    // Lavapipe takes 256 bits unless told otherwise. 512 change decoding of the demo model (two cores of an AMD EPYC with
-    // AVX-512, 2026-11-21) from 740 to 980 t/s on Mesa 26.2 and from 160 to 90 on Mesa 22.3. Which it is cannot be known
-    // before the driver is loaded, and then it is too late; the newer one decides.
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        variables.push(("LP_NATIVE_VECTOR_WIDTH", "512"));
-    }
-    hesper::gpu::set_driver_environment(&variables);
+    hesper::gpu::set_driver_environment(&[("VN_PERF", "no_async_mem_alloc")]);
 }
 
 fn log(targets: tracing_subscriber::filter::Targets) {

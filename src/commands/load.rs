@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use hesper::engine::runner::{Options, Planned, Runner};
 use hesper::gguf::Gguf;
 use hesper::gpu::{self, Gpu};
+use hesper::kernels::policy::Policy;
 use hesper::text::Text;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
@@ -43,7 +44,7 @@ pub fn plan(
         context_tokens,
         budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
         chunk_rows: flags.chunk,
-        software: gpu.info().software,
+        policy: Policy { software: gpu.info().software, subgroup_size: gpu.info().subgroup_size },
     };
     let planned = Planned::new(gguf, &options)?;
     writeln!(out, "Memory: {}", planned.memory)?;

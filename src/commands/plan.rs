@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 use hesper::engine::runner::{Options, Planned};
 use hesper::gguf::Gguf;
+use hesper::kernels::policy::Policy;
 use hesper::model::lower::{Mode, PlanKey};
 use hesper::plan::{Command, Plan};
 use std::io::{self, BufWriter, Write};
@@ -42,8 +43,8 @@ pub fn plan(flags: &Flags) -> Result<ExitCode> {
         (ModeFlag::Prefill, rows) => PlanKey { mode: Mode::Prefill, rows: rows.unwrap_or(64), outputs: 1 },
     };
     let gguf = Gguf::open(&flags.model.model)?;
-    let options =
-        Options { context_tokens: None, budget_bytes: u64::MAX, chunk_rows: key.rows.max(4), software: flags.software };
+    let policy = if flags.software { Policy::SOFTWARE } else { Policy::GPU };
+    let options = Options { context_tokens: None, budget_bytes: u64::MAX, chunk_rows: key.rows.max(4), policy };
     let plan = Planned::new(&gguf, &options)?.model.lower(key);
     let mut out = BufWriter::new(io::stdout().lock());
     write!(out, "{plan}{}", summary(&plan, key.rows))?;

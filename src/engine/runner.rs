@@ -23,8 +23,8 @@ pub struct Options {
     pub budget_bytes: u64,
     /// Most rows of a prefill plan, a power of two.
     pub chunk_rows: u32,
-    /// The device is a CPU.
-    pub software: bool,
+    /// What the kernels' geometry depends on.
+    pub policy: Policy,
 }
 
 /// The longest sequence unless asked for more: a cache for a model's whole context is rarely wanted and often huge.
@@ -43,9 +43,9 @@ impl Planned {
         let (architecture, dims) = Dims::read(gguf)?;
         let context_tokens = context_tokens(gguf, &dims, options)?;
         let sizes = Sizes { sequences: 1, context_tokens, chunk_rows: options.chunk_rows };
-        let weights = Weights::place(architecture, &dims, gguf, sizes.positions())?;
+        let policy = options.policy;
+        let weights = Weights::place(architecture, &dims, gguf, sizes.positions(), &policy)?;
         let state = State::place(&dims, &sizes);
-        let policy = Policy { software: options.software };
         let slot_bytes = load::slot_bytes(&weights);
         let model = Model { architecture, dims, sizes, weights, state, policy };
         let arena_bytes = model.keys().map(|key| model.lower(key).arena_bytes).max().unwrap_or(0);

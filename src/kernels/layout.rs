@@ -3,8 +3,29 @@
 use crate::gguf::blocks::BlockFormat;
 use crate::plan::Tensor;
 
-/// Rows of a tile: what 32 lanes, each with a row of its own, work on.
-pub const TILE_ROWS: u32 = 32;
+/// How a matrix's rows and columns are dealt to words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrangement {
+    /// Tiles of 32 rows; a lane loads 16 bytes of its own row.
+    Lanes,
+    /// Tiles of 8 rows; a word holds one column of all, and lanes load it together.
+    Woven,
+}
+
+impl Arrangement {
+    pub fn tile_rows(self) -> u32 {
+        match self {
+            Arrangement::Lanes => 32,
+            Arrangement::Woven => 8,
+        }
+    }
+
+    /// Formats of 16 and 32 bits are not woven.
+    pub fn suits(self, format: BlockFormat) -> bool {
+        self == Arrangement::Lanes || Units::of(format).quant_words <= 8
+    }
+}
+
 /// Columns of a block.
 pub const BLOCK_COLS: u32 = 32;
 
@@ -43,6 +64,7 @@ impl Units {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     pub format: BlockFormat,
+    pub arrangement: Arrangement,
     pub cols: u32,
     pub tiles: u32,
     pub high: u32,
@@ -53,7 +75,7 @@ pub struct Layout {
 
 /// A matrix whose planes cannot be addressed.
 #[derive(Debug, thiserror::Error)]
-#[error("a {format} matrix of {tiles} × 32 rows and {cols} columns is too large, or its columns no multiple of {multiple}", format = .format.name())]
+#[error("a {format} matrix of {tiles} tiles of rows and {cols} columns is too large, or its columns no multiple of {multiple}", format = .format.name())]
 pub struct Unaddressable {
     format: BlockFormat,
     tiles: u32,
@@ -62,15 +84,19 @@ pub struct Unaddressable {
 }
 
 impl Layout {
-    /// `cols` must be a multiple of the format's block, and of 4.
-    pub fn new(format: BlockFormat, tiles: u32, cols: u32) -> Result<Layout, Unaddressable> {
+    /// A matrix of `tiles` tiles of rows. `cols` must be a multiple of the format's block, and of 4.
+    ///
+    /// # Panics
+    /// When the arrangement does not suit the format.
+    pub fn new(format: BlockFormat, arrangement: Arrangement, tiles: u32, cols: u32) -> Result<Layout, Unaddressable> {
         let multiple = (format.block_elements() as u32).max(4);
         let unaddressable = || Unaddressable { format, tiles, cols, multiple };
         if cols == 0 || tiles == 0 || !cols.is_multiple_of(multiple) {
             return Err(unaddressable());
         }
+        assert!(arrangement.suits(format), "{} cannot be woven", format.name());
         let units = Units::of(format);
-        let lanes = u64::from(tiles) * u64::from(TILE_ROWS);
+        let lanes = u64::from(tiles) * u64::from(arrangement.tile_rows());
         let blocks = u64::from(cols.div_ceil(BLOCK_COLS));
         let lane_blocks = lanes.checked_mul(blocks).ok_or_else(unaddressable)?;
         let mut words = 0u64;
@@ -86,7 +112,7 @@ impl Layout {
         let supers = plane(Some(lanes * (blocks / 8) * u64::from(units.super_words)))?;
         // The repacking kernel addresses the scales in halves.
         u32::try_from(words.checked_mul(2).ok_or_else(unaddressable)?).map_err(|_| unaddressable())?;
-        Ok(Layout { format, cols, tiles, high, scales, supers, bytes: words * 4 })
+        Ok(Layout { format, arrangement, cols, tiles, high, scales, supers, bytes: words * 4 })
     }
 
     /// Blocks of columns in a row.

@@ -1,15 +1,14 @@
 //! Typed dispatches of the kernels that touch weights: `mat_mul`, `embed`, `repack`.
 
-use super::layout::{BLOCK_COLS, Layout, Matrix, TILE_ROWS};
+use super::layout::{Arrangement, BLOCK_COLS, Layout, Matrix};
 use super::{embed, mat_mul, policy, repack};
-use crate::gguf::blocks::BlockFormat;
 use crate::plan::{Dispatch, Kernel, Tensor};
 
-/// The variant of a family for a weight format.
-fn variant(family: &[&'static Kernel], format: BlockFormat) -> &'static Kernel {
-    let suffix = format.variant();
-    let matches =
-        |kernel: &&&'static Kernel| kernel.name.strip_prefix(kernel.family).is_some_and(|rest| &rest[1..] == suffix);
+/// The variant of a family for a matrix's format and arrangement.
+fn variant(family: &[&'static Kernel], layout: &Layout) -> &'static Kernel {
+    let woven = if layout.arrangement == Arrangement::Woven { "_woven" } else { "" };
+    let suffix = format!("_{}{woven}", layout.format.variant());
+    let matches = |kernel: &&&'static Kernel| kernel.name.strip_prefix(kernel.family) == Some(suffix.as_str());
     family.iter().find(matches).unwrap_or_else(|| panic!("shaders/variants lacks {suffix}"))
 }
 
@@ -52,7 +51,7 @@ pub struct MatMul<'a> {
 impl MatMul<'_> {
     pub fn dispatch(&self, y: &mut Tensor, policy: &policy::Policy) -> Dispatch {
         let layout = &self.weight.layout;
-        let kernel = variant(mat_mul::FAMILY, layout.format);
+        let kernel = variant(mat_mul::FAMILY, layout);
         let (norm, gain, scale, eps) = match self.norm {
             Norm::None => (0, self.x, self.x, 0.0),
             Norm::Fused { gain, eps } => (1, gain, self.x, eps),
@@ -68,7 +67,7 @@ impl MatMul<'_> {
         let groups = [layout.tiles.div_ceil(shape.rows), self.tokens.div_ceil(shape.tokens), 1];
         let traffic = layout.bytes + u64::from(self.tokens) * 4 * u64::from(layout.cols + self.weight.rows);
         let spec = mat_mul::Spec {
-            local_size: TILE_ROWS * shape.parts,
+            local_size: layout.arrangement.tile_rows() * shape.parts,
             rows: shape.rows,
             tokens: shape.tokens,
             norm,
@@ -113,12 +112,13 @@ pub fn embed(rows: &Tensor, weight: &Matrix, y: &mut Tensor, count: u32) -> Disp
         supers: layout.supers,
     };
     let spec = embed::Spec { local_size: 32 };
-    let traffic = u64::from(count) * (layout.bytes / u64::from(layout.tiles * TILE_ROWS) + 4 * u64::from(layout.cols));
-    embed::dispatch(variant(embed::FAMILY, layout.format), spec, args, [count, 1, 1]).traffic(traffic)
+    let traffic = u64::from(count)
+        * (layout.bytes / u64::from(layout.tiles * layout.arrangement.tile_rows()) + 4 * u64::from(layout.cols));
+    embed::dispatch(variant(embed::FAMILY, layout), spec, args, [count, 1, 1]).traffic(traffic)
 }
 
 /// Where a file's rows go in a repacked matrix: row i becomes row l = first_row + i, in tile
-/// (l / 32) × tile_step + first_tile.
+/// (l / tile_rows) × tile_step + first_tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
     pub first_row: u32,
@@ -126,7 +126,8 @@ pub struct Placement {
     pub tile_step: u32,
 }
 
-/// Repacks `rows` rows of `file`, as the GGUF file holds them, into `weight`.
+/// Repacks `rows` rows of `file`, as the GGUF file holds them, into `weight`. In a woven matrix the placement's first row
+/// is the first of a tile, and the last tile is filled up with zeros.
 pub fn repack(file: &Tensor, rows: u32, weight: &mut Tensor, layout: &Layout, placement: Placement) -> Dispatch {
     let args = repack::Args {
         file,
@@ -140,7 +141,11 @@ pub fn repack(file: &Tensor, rows: u32, weight: &mut Tensor, layout: &Layout, pl
         scales: layout.scales,
         supers: layout.supers,
     };
-    let groups = [(rows * layout.blocks()).div_ceil(policy::REPACK_LOCAL_SIZE), 1, 1];
+    let lanes = match layout.arrangement {
+        Arrangement::Lanes => rows * layout.blocks(),
+        Arrangement::Woven => rows.div_ceil(layout.arrangement.tile_rows()) * layout.blocks(),
+    };
+    let groups = [lanes.div_ceil(policy::REPACK_LOCAL_SIZE), 1, 1];
     let spec = repack::Spec { local_size: policy::REPACK_LOCAL_SIZE };
-    repack::dispatch(variant(repack::FAMILY, layout.format), spec, args, groups).traffic(2 * file.bytes)
+    repack::dispatch(variant(repack::FAMILY, layout), spec, args, groups).traffic(2 * file.bytes)
 }

@@ -1,7 +1,8 @@
 //! Tuning: pure functions from a device's nature and a shape to a kernel's geometry. Every constant names the device and
 //! the date of its measurement.
 
-use super::layout::Layout;
+use super::layout::{Arrangement, Layout};
+use crate::gguf::blocks::BlockFormat;
 
 /// Lanes of a repack workgroup; it is bound by memory everywhere, any small multiple of a subgroup does.
 pub const REPACK_LOCAL_SIZE: u32 = 64;
@@ -11,6 +12,8 @@ pub const REPACK_LOCAL_SIZE: u32 = 64;
 pub struct Policy {
     /// A CPU driver: few threads, wide vectors, cheap uniform loads, dear barriers.
     pub software: bool,
+    /// Lanes of a subgroup.
+    pub subgroup_size: u32,
 }
 
 /// Geometry of `mat_mul`.
@@ -25,9 +28,24 @@ pub struct MatMulShape {
 }
 
 impl Policy {
+    /// Mesa's lavapipe as it is by default.
+    pub const SOFTWARE: Policy = Policy { software: true, subgroup_size: 8 };
+    /// The GPUs of Apple and NVIDIA.
+    pub const GPU: Policy = Policy { software: false, subgroup_size: 32 };
+
+    /// How weights of a format are arranged. Woven loads are broadcasts only where 8 lanes are a whole subgroup.
+    pub fn arrangement(&self, format: BlockFormat) -> Arrangement {
+        if self.software && self.subgroup_size == 8 && Arrangement::Woven.suits(format) {
+            Arrangement::Woven
+        } else {
+            Arrangement::Lanes
+        }
+    }
+
     /// Whether mat_mul normalizes its input itself, for this many tokens.
+    /// A CPU driver's few lanes would each do the whole norm again in every workgroup.
     pub fn fuses_norm(&self, tokens: u32) -> bool {
-        tokens <= 2
+        !self.software && tokens <= 2
     }
 
     pub fn mat_mul(&self, layout: &Layout, tokens: u32, gate_up: bool) -> MatMulShape {
@@ -43,8 +61,8 @@ impl Policy {
     }
 
     fn mat_mul_software(&self, tokens: u32) -> MatMulShape {
-        let tile = tokens.min(4);
-        MatMulShape { rows: 4, tokens: tile, parts: 1 }
+        let (rows, tokens) = if tokens == 1 { (4, 1) } else { (4, tokens.min(4)) };
+        MatMulShape { rows, tokens, parts: 1 }
     }
 
     fn mat_mul_gpu(&self, layout: &Layout, tokens: u32) -> MatMulShape {

@@ -18,13 +18,16 @@ pub fn staging_bytes(slot_bytes: u64) -> u64 {
     slot_bytes * SLOTS as u64
 }
 
-/// A slot must hold at least one row of any matrix and is small, since it is mapped.
+/// A slot must hold at least one tile of rows of any matrix and is small, since it is mapped.
 pub fn slot_bytes(weights: &Weights) -> u64 {
-    let row_bytes = weights.jobs.iter().filter_map(|job| match job {
-        Job::Matrix { layout, .. } => layout.format.row_bytes(layout.cols as usize).map(|bytes| bytes as u64),
+    let tile_bytes = weights.jobs.iter().filter_map(|job| match job {
+        Job::Matrix { layout, .. } => {
+            let row_bytes = layout.format.row_bytes(layout.cols as usize)? as u64;
+            Some(row_bytes * u64::from(layout.arrangement.tile_rows()))
+        }
         _ => None,
     });
-    row_bytes.max().unwrap_or(0).max(4 << 20).next_multiple_of(65_536)
+    tile_bytes.max().unwrap_or(0).max(4 << 20).next_multiple_of(65_536)
 }
 
 /// Loads everything; `progress` is told how many bytes of the file were taken each time some are.
@@ -112,7 +115,10 @@ impl Ring<'_> {
         let row_bytes = layout.format.row_bytes(layout.cols as usize).expect("the layout was checked");
         // One submission stays short, and its count of groups within every device's limit.
         let groups_max = 65_535 * policy::REPACK_LOCAL_SIZE as usize / layout.blocks() as usize;
-        let rows_a_slot = (self.slot_bytes as usize / row_bytes).min(groups_max).max(1);
+        let tile_rows = layout.arrangement.tile_rows() as usize;
+        let rows_a_slot = (self.slot_bytes as usize / row_bytes).min(groups_max);
+        // Whole tiles, and a slot holds at least one: see [`slot_bytes`].
+        let rows_a_slot = (rows_a_slot / tile_rows * tile_rows).max(tile_rows);
         let mut first_row = placement.first_row;
         for piece in bytes.chunks(rows_a_slot * row_bytes) {
             let rows = (piece.len() / row_bytes) as u32;

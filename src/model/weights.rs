@@ -7,8 +7,9 @@ use super::dims::Dims;
 use super::rope;
 use crate::gguf::blocks::BlockFormat;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::kernels::layout::{Layout, Matrix, TILE_ROWS};
+use crate::kernels::layout::{Layout, Matrix};
 use crate::kernels::matrix::Placement;
+use crate::kernels::policy::Policy;
 use crate::plan::{Region, Tensor};
 use std::collections::BTreeSet;
 
@@ -79,8 +80,14 @@ pub enum Job {
 
 impl Weights {
     /// `positions`: the longest sequence to prepare for.
-    pub fn place(architecture: &Architecture, dims: &Dims, gguf: &Gguf, positions: u32) -> Result<Weights, ModelError> {
-        let mut placer = Placer { gguf, region_bytes: Vec::new(), jobs: Vec::new(), used: BTreeSet::new() };
+    pub fn place(
+        architecture: &Architecture,
+        dims: &Dims,
+        gguf: &Gguf,
+        positions: u32,
+        policy: &Policy,
+    ) -> Result<Weights, ModelError> {
+        let mut placer = Placer { gguf, policy, region_bytes: Vec::new(), jobs: Vec::new(), used: BTreeSet::new() };
         let embedding = placer.matrix("token_embd.weight", dims.vocabulary, dims.width)?;
         let head = match gguf.opt_tensor("output.weight") {
             Some(_) => placer.matrix("output.weight", dims.vocabulary, dims.width)?,
@@ -103,6 +110,7 @@ impl Weights {
 
 struct Placer<'a> {
     gguf: &'a Gguf,
+    policy: &'a Policy,
     region_bytes: Vec<u64>,
     jobs: Vec<Job>,
     used: BTreeSet<String>,
@@ -137,8 +145,19 @@ impl Placer<'_> {
         Ok(info)
     }
 
-    fn layout(&self, name: &str, format: BlockFormat, tiles: u32, cols: u32) -> Result<Layout, ModelError> {
-        Layout::new(format, tiles, cols).map_err(|error| self.unusable(format!("tensor {name:?}: {error}")))
+    /// The layout of `matrices` matrices of `rows` rows each, whose tiles alternate.
+    fn layout(
+        &self,
+        name: &str,
+        format: BlockFormat,
+        matrices: u32,
+        rows: u32,
+        cols: u32,
+    ) -> Result<Layout, ModelError> {
+        let arrangement = self.policy.arrangement(format);
+        let tiles = matrices * rows.div_ceil(arrangement.tile_rows());
+        Layout::new(format, arrangement, tiles, cols)
+            .map_err(|error| self.unusable(format!("tensor {name:?}: {error}")))
     }
 
     fn matrix(&mut self, name: &str, rows: u32, cols: u32) -> Result<Matrix, ModelError> {
@@ -155,7 +174,7 @@ impl Placer<'_> {
             let (weight, layout) = match &placed {
                 Some(placed) => placed.clone(),
                 None => {
-                    let layout = self.layout(name, info.kind, rows.div_ceil(TILE_ROWS), cols)?;
+                    let layout = self.layout(name, info.kind, 1, rows, cols)?;
                     let weight = self.allocate(layout.bytes);
                     placed.insert((weight, layout)).clone()
                 }
@@ -279,7 +298,7 @@ impl Placer<'_> {
             let [gate, up] = &names;
             return Ok(GateUp::Separate { gate: self.matrix(gate, rows, cols)?, up: self.matrix(up, rows, cols)? });
         }
-        let layout = self.layout(&names[0], infos[0].kind, 2 * rows.div_ceil(TILE_ROWS), cols)?;
+        let layout = self.layout(&names[0], infos[0].kind, 2, rows, cols)?;
         let tensor = self.allocate(layout.bytes);
         for (first_tile, name) in (0..).zip(names) {
             let placement = Placement { first_row: 0, first_tile, tile_step: 2 };

@@ -2,96 +2,138 @@
 
 use super::{Memory, norm::inverse_rms};
 use crate::gguf::blocks::BlockFormat;
-use crate::kernels::layout::{BLOCK_COLS, Layout, TILE_ROWS, Units};
+use crate::kernels::layout::{Arrangement, Layout, Units};
 use crate::kernels::{embed, mat_mul, repack};
 use crate::plan::Kernel;
 use half::{bf16, f16};
 
-/// The format that a variant's name ends with.
-pub(super) fn format_of(kernel: &Kernel) -> BlockFormat {
+/// The format and arrangement that a variant's name ends with.
+pub(super) fn format_of(kernel: &Kernel) -> (BlockFormat, Arrangement) {
     let suffix = &kernel.name[kernel.family.len() + 1..];
+    let (suffix, arrangement) = match suffix.strip_suffix("_woven") {
+        Some(suffix) => (suffix, Arrangement::Woven),
+        None => (suffix, Arrangement::Lanes),
+    };
     let found = BlockFormat::ALL.into_iter().find(|format| format.variant() == suffix);
-    found.unwrap_or_else(|| panic!("{} names no weight format", kernel.name))
+    (found.unwrap_or_else(|| panic!("{} names no weight format", kernel.name)), arrangement)
 }
 
-/// A repacked matrix as words, with what is needed to find an element.
+/// Where the bits of one element, or the scales of one block, lie in a repacked matrix.
+struct Place {
+    layout: Layout,
+    units: Units,
+    /// Rows of a tile, columns' blocks, and which of them.
+    tile_rows: usize,
+    tile: usize,
+    lane: usize,
+    block: usize,
+}
+
+impl Place {
+    fn new(layout: Layout, tile: usize, lane: usize, block: usize) -> Place {
+        let tile_rows = layout.arrangement.tile_rows() as usize;
+        Place { layout, units: Units::of(layout.format), tile_rows, tile, lane, block }
+    }
+
+    fn woven(&self) -> bool {
+        self.layout.arrangement == Arrangement::Woven
+    }
+
+    fn tile_block(&self) -> usize {
+        self.tile * self.layout.blocks() as usize + self.block
+    }
+
+    /// Word and shift of the low bits of element `e`.
+    fn quant(&self, e: usize) -> (usize, usize) {
+        let bits = self.units.quant_words as usize;
+        let first = self.tile_block() * self.tile_rows * bits;
+        if self.woven() {
+            let at = e * 8 * bits + self.lane * bits;
+            return (first + at / 32, at % 32);
+        }
+        let (w, shift) =
+            if bits == 4 { (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4)) } else { (e * bits / 32, e * bits % 32) };
+        (first + (w / 4 * 32 + self.lane) * 4 + w % 4, shift)
+    }
+
+    /// Word and shift of the bits above the fourth.
+    fn high(&self, e: usize) -> (usize, usize) {
+        let bits = self.units.high_words as usize;
+        let first = self.layout.high as usize + self.tile_block() * self.tile_rows * bits;
+        let at = if self.woven() { (e * 8 + self.lane) * bits } else { (self.lane * 32 + e) * bits };
+        (first + at / 32, at % 32)
+    }
+
+    /// The half, counted from the matrix's first, of the block's scale; of the first of a pair.
+    fn scale(&self) -> usize {
+        let plane = self.layout.scales as usize * 2;
+        let row = self.tile_block() * self.tile_rows + self.lane;
+        match (self.units.scale_halves, self.woven()) {
+            (2, _) => plane + row * 2,
+            (_, true) => plane + row,
+            (_, false) => {
+                let pairs = self.layout.blocks().div_ceil(2) as usize;
+                plane + ((self.tile * pairs + self.block / 2) * self.tile_rows + self.lane) * 2 + self.block % 2
+            }
+        }
+    }
+
+    /// The first half of the super-block's scales.
+    fn upper(&self) -> usize {
+        let supers = self.layout.blocks() as usize / 8;
+        let row = (self.tile * supers + self.block / 8) * self.tile_rows + self.lane;
+        (self.layout.supers as usize + row) * 2
+    }
+}
+
+fn mask(bits: u32) -> u32 {
+    if bits == 32 { u32::MAX } else { (1 << bits) - 1 }
+}
+
+/// A repacked matrix as words.
 struct Tiles<'a> {
     words: &'a [u32],
     layout: Layout,
-    units: Units,
 }
 
 impl<'a> Tiles<'a> {
-    fn new(words: &'a [u32], format: BlockFormat, tiles: u32, cols: u32) -> Tiles<'a> {
-        let layout = Layout::new(format, tiles, cols).expect("the dispatch was made from such a layout");
-        Tiles { words, layout, units: Units::of(format) }
-    }
-
-    fn half(&self, plane: u32, at: usize) -> u16 {
-        let word = self.words[plane as usize + at / 2];
-        if at.is_multiple_of(2) { word as u16 } else { (word >> 16) as u16 }
-    }
-
-    fn half_float(&self, plane: u32, at: usize) -> f32 {
-        f16::from_bits(self.half(plane, at)).to_f32()
-    }
-
-    /// Where in the scales plane, in halves, a block's one half is.
-    fn scale_at(&self, tile: usize, block: usize, lane: usize) -> usize {
-        let pairs = self.layout.blocks().div_ceil(2) as usize;
-        ((tile * pairs + block / 2) * 32 + lane) * 2 + block % 2
-    }
-
-    /// The unsigned integer of a quantized element, all bits together.
-    fn integer(&self, lane_block: usize, tile_block: usize, lane: usize, e: usize) -> u32 {
-        let chunks = self.units.quant_words as usize / 4;
-        let word_of = |w: usize| self.words[((tile_block * chunks + w / 4) * 32 + lane) * 4 + w % 4];
-        if self.units.quant_words == 8 {
-            return (word_of(e / 4) >> (8 * (e % 4))) & 0xff;
-        }
-        let low = (word_of(e / 8) >> (8 * (e % 4) + 4 * ((e % 8) / 4))) & 0xf;
-        let high_words = self.units.high_words as usize;
-        let high = match high_words {
-            0 => 0,
-            bits => {
-                let bit = e * bits;
-                let word = self.words[self.layout.high as usize + lane_block * bits + bit / 32];
-                (word >> (bit % 32)) & ((1 << bits) - 1)
-            }
-        };
-        low | high << 4
+    fn new(words: &'a [u32], (format, arrangement): (BlockFormat, Arrangement), tiles: u32, cols: u32) -> Tiles<'a> {
+        let layout = Layout::new(format, arrangement, tiles, cols).expect("the dispatch was made from such a layout");
+        Tiles { words, layout }
     }
 
     /// One element of a row of a tile.
     fn element(&self, tile: usize, lane: usize, col: usize) -> f32 {
-        let blocks = self.layout.blocks() as usize;
-        let (block, e) = (col / 32, col % 32);
-        let tile_block = tile * blocks + block;
-        let lane_block = tile_block * 32 + lane;
-        let super_block = (tile * (blocks / 8) + block / 8) * 32 + lane;
-        let word = |per_word: usize| {
-            let w = e / per_word;
-            let chunks = self.units.quant_words as usize / 4;
-            self.words[((tile_block * chunks + w / 4) * 32 + lane) * 4 + w % 4]
+        let place = Place::new(self.layout, tile, lane, col / 32);
+        let e = col % 32;
+        let (at, shift) = place.quant(e);
+        let low = (self.words[at] >> shift) & mask(place.units.quant_words);
+        let n = |offset: i32| {
+            let high = match place.units.high_words {
+                0 => 0,
+                bits => {
+                    let (at, shift) = place.high(e);
+                    (self.words[at] >> shift) & mask(bits)
+                }
+            };
+            ((low | high << 4) as i32 - offset) as f32
         };
-        let n = |offset: i32| (self.integer(lane_block, tile_block, lane, e) as i32 - offset) as f32;
-        let scale_at = self.scale_at(tile, block, lane);
-        let scale = |at: usize| self.half_float(self.layout.scales, at);
-        let bytes = || self.half(self.layout.scales, scale_at).to_le_bytes();
-        let upper = |at: usize| self.half_float(self.layout.supers, at);
+        let half = |at: usize| (self.words[at / 2] >> (16 * (at % 2))) as u16;
+        let float = |at: usize| f16::from_bits(half(at)).to_f32();
+        let bytes = || half(place.scale()).to_le_bytes();
         match self.layout.format {
-            BlockFormat::F32 => f32::from_bits(word(1)),
-            BlockFormat::F16 => f16::from_bits((word(2) >> (16 * (e % 2))) as u16).to_f32(),
-            BlockFormat::BF16 => bf16::from_bits((word(2) >> (16 * (e % 2))) as u16).to_f32(),
-            BlockFormat::Q8_0 => scale(scale_at) * n(128),
-            BlockFormat::Q4_0 => scale(scale_at) * n(8),
-            BlockFormat::Q5_0 => scale(scale_at) * n(16),
-            BlockFormat::Q4_1 | BlockFormat::Q5_1 => scale(lane_block * 2) * n(0) + scale(lane_block * 2 + 1),
+            BlockFormat::F32 => f32::from_bits(low),
+            BlockFormat::F16 => f16::from_bits(low as u16).to_f32(),
+            BlockFormat::BF16 => bf16::from_bits(low as u16).to_f32(),
+            BlockFormat::Q8_0 => float(place.scale()) * n(128),
+            BlockFormat::Q4_0 => float(place.scale()) * n(8),
+            BlockFormat::Q5_0 => float(place.scale()) * n(16),
+            BlockFormat::Q4_1 | BlockFormat::Q5_1 => float(place.scale()) * n(0) + float(place.scale() + 1),
             BlockFormat::Q4_K | BlockFormat::Q5_K => {
                 let [factor, minimum] = bytes();
-                upper(super_block * 2) * f32::from(factor) * n(0) - upper(super_block * 2 + 1) * f32::from(minimum)
+                float(place.upper()) * f32::from(factor) * n(0) - float(place.upper() + 1) * f32::from(minimum)
             }
-            BlockFormat::Q6_K => upper(super_block * 2) * f32::from(bytes()[e / 16] as i8) * n(32),
+            BlockFormat::Q6_K => float(place.upper()) * f32::from(bytes()[e / 16] as i8) * n(32),
         }
     }
 }
@@ -104,6 +146,7 @@ pub(super) fn mat_mul(kernel: &Kernel, args: &mat_mul::Resolved, memory: &mut Me
     let tiles = Tiles::new(memory.view(&args.weight), format_of(kernel), args.tiles, args.cols);
     let (cols, rows) = (args.cols as usize, args.rows as usize);
     let gate_up = args.spec.epilogue == 3;
+    let tile_rows = tiles.layout.arrangement.tile_rows() as usize;
     let mut out = vec![0f32; args.tokens as usize * rows];
     for token in 0..args.tokens as usize {
         let x = &memory.view::<f32>(&args.x)[token * args.x_stride as usize..][..cols];
@@ -121,7 +164,7 @@ pub(super) fn mat_mul(kernel: &Kernel, args: &mat_mul::Resolved, memory: &mut Me
             (sum * f64::from(factor)) as f32
         };
         for row in 0..rows {
-            let (tile, lane) = (row / 32, row % 32);
+            let (tile, lane) = (row / tile_rows, row % tile_rows);
             let bias = if args.spec.bias { memory.view::<f32>(&args.bias)[row] } else { 0.0 };
             let other = |at: usize| memory.view::<f32>(&args.other)[at];
             let at = token * args.y_stride as usize + row;
@@ -149,102 +192,87 @@ pub(super) fn embed(kernel: &Kernel, args: &embed::Resolved, memory: &mut Memory
         let values: Vec<f32> = if live == 0 || token >= args.vocabulary {
             vec![0.0; cols]
         } else {
-            let tiles = args.vocabulary.div_ceil(TILE_ROWS);
-            let tiles = Tiles::new(memory.view(&args.weight), format_of(kernel), tiles, args.cols);
-            (0..cols).map(|col| tiles.element(token as usize / 32, token as usize % 32, col)).collect()
+            let format = format_of(kernel);
+            let tile_rows = format.1.tile_rows();
+            let count = args.vocabulary.div_ceil(tile_rows);
+            let tiles = Tiles::new(memory.view(&args.weight), format, count, args.cols);
+            let (tile, lane) = ((token / tile_rows) as usize, (token % tile_rows) as usize);
+            (0..cols).map(|col| tiles.element(tile, lane, col)).collect()
         };
         memory.view_mut::<f32>(&args.y)[row * cols..][..cols].copy_from_slice(&values);
     }
 }
 
 pub(super) fn repack(kernel: &Kernel, args: &repack::Resolved, memory: &mut Memory) {
-    let format = format_of(kernel);
-    let (cols, rows) = (args.cols as usize, args.rows as usize);
+    let (format, arrangement) = format_of(kernel);
+    let (cols, rows, tile_rows) = (args.cols as usize, args.rows as usize, arrangement.tile_rows() as usize);
     let file = memory.view::<u8>(&args.file).to_vec();
     let row_bytes = format.row_bytes(cols).expect("the layout has whole blocks");
-    for row in 0..rows {
+    // Where planes start is the dispatch's word, not the layout's: the kernel is told so too.
+    let layout =
+        Layout { high: args.high, scales: args.scales, supers: args.supers, ..plain(format, arrangement, args.cols) };
+    let last = if arrangement == Arrangement::Woven { rows.next_multiple_of(tile_rows) } else { rows };
+    for row in 0..last {
         let target = args.first_row as usize + row;
-        let tile = target / 32 * args.tile_step as usize + args.first_tile as usize;
-        let place = RowPlace { tile, lane: target % 32, blocks: cols.div_ceil(BLOCK_COLS as usize), args };
+        let tile = target / tile_rows * args.tile_step as usize + args.first_tile as usize;
         let words = memory.view_mut::<u32>(&args.weight);
-        repack_row(format, &file[row * row_bytes..][..row_bytes], &place, words);
-    }
-}
-
-/// Where one row of a file goes.
-struct RowPlace<'a> {
-    tile: usize,
-    lane: usize,
-    blocks: usize,
-    args: &'a repack::Resolved,
-}
-
-impl RowPlace<'_> {
-    fn put_half(&self, words: &mut [u32], plane: u32, at: usize, half: u16) {
-        let halves: &mut [u16] = bytemuck::cast_slice_mut(words);
-        halves[plane as usize * 2 + at] = half;
-    }
-
-    fn put_element(&self, units: Units, words: &mut [u32], col: usize, value: u32) {
-        let tile_block = self.tile * self.blocks + col / 32;
-        let e = col % 32;
-        let chunks = units.quant_words as usize / 4;
-        let bits = units.quant_words as usize;
-        let (w, shift) =
-            if bits == 4 { (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4)) } else { (e * bits / 32, e * bits % 32) };
-        let mask = if bits == 32 { u32::MAX } else { (1 << bits) - 1 };
-        let word = &mut words[((tile_block * chunks + w / 4) * 32 + self.lane) * 4 + w % 4];
-        *word = *word & !(mask << shift) | (value & mask) << shift;
-        let high_bits = units.high_words as usize;
-        if high_bits > 0 {
-            let bit = e * high_bits;
-            let at = self.args.high as usize + (tile_block * 32 + self.lane) * high_bits + bit / 32;
-            let mask = (1 << high_bits) - 1;
-            words[at] = words[at] & !(mask << (bit % 32)) | (value >> 4) << (bit % 32);
+        let bytes = (row < rows).then(|| &file[row * row_bytes..][..row_bytes]);
+        for block in 0..layout.blocks() as usize {
+            repack_block(bytes, &Place::new(layout, tile, target % tile_rows, block), words);
         }
     }
 }
 
-/// Reads a row's blocks by the format's definition (ggml-common.h) and puts each integer and scale where it belongs.
-fn repack_row(format: BlockFormat, bytes: &[u8], place: &RowPlace, words: &mut [u32]) {
-    let units = Units::of(format);
-    let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
-    let block_bytes = format.block_bytes();
-    let scales = place.args.scales;
-    for col in 0..place.blocks * 32 {
-        let value = if col >= place.args.cols as usize { 0 } else { integer_in_file(format, bytes, col) };
-        place.put_element(units, words, col, value);
+/// A layout of the right columns; its planes are those of one tile.
+fn plain(format: BlockFormat, arrangement: Arrangement, cols: u32) -> Layout {
+    Layout::new(format, arrangement, 1, cols).expect("the dispatch was made from such a layout")
+}
+
+/// Reads a block by the format's definition (ggml-common.h) and puts each integer and scale where it belongs. Of a row
+/// beyond the file's only the integers are stored, as zeros.
+fn repack_block(row: Option<&[u8]>, place: &Place, words: &mut [u32]) {
+    let format = place.layout.format;
+    for e in 0..32 {
+        let col = place.block * 32 + e;
+        let value = match row {
+            Some(row) if col < place.layout.cols as usize => integer_in_file(format, row, col),
+            _ => 0,
+        };
+        let mut put = |(at, shift): (usize, usize), bits: u32, value: u32| {
+            words[at] = words[at] & !(mask(bits) << shift) | (value & mask(bits)) << shift;
+        };
+        put(place.quant(e), place.units.quant_words, value);
+        if place.units.high_words > 0 {
+            put(place.high(e), place.units.high_words, value >> 4);
+        }
     }
-    for block in 0..place.blocks {
-        let at = (place.tile * place.blocks + block) * 32 + place.lane;
-        let scale_at = ((place.tile * place.blocks.div_ceil(2) + block / 2) * 32 + place.lane) * 2 + block % 2;
-        let from = block / (format.block_elements() / 32).max(1) * block_bytes;
-        let super_at = (place.tile * (place.blocks / 8) + block / 8) * 32 + place.lane;
-        let sub = block % 8;
-        match format {
-            BlockFormat::F32 | BlockFormat::F16 | BlockFormat::BF16 => {}
-            BlockFormat::Q8_0 | BlockFormat::Q4_0 | BlockFormat::Q5_0 => {
-                place.put_half(words, scales, scale_at, half(from))
-            }
-            BlockFormat::Q4_1 | BlockFormat::Q5_1 => {
-                place.put_half(words, scales, at * 2, half(from));
-                place.put_half(words, scales, at * 2 + 1, half(from + 2));
-            }
-            BlockFormat::Q4_K | BlockFormat::Q5_K => {
-                let s = &bytes[from + 4..from + 16];
-                let (scale, minimum) = if sub < 4 {
-                    (s[sub] & 63, s[sub + 4] & 63)
-                } else {
-                    (s[sub + 4] & 15 | (s[sub - 4] >> 6) << 4, s[sub + 4] >> 4 | (s[sub] >> 6) << 4)
-                };
-                place.put_half(words, scales, scale_at, u16::from_le_bytes([scale, minimum]));
-                place.put_half(words, place.args.supers, super_at * 2, half(from));
-                place.put_half(words, place.args.supers, super_at * 2 + 1, half(from + 2));
-            }
-            BlockFormat::Q6_K => {
-                place.put_half(words, scales, scale_at, half(from + 192 + sub * 2));
-                place.put_half(words, place.args.supers, super_at * 2, half(from + 208));
-            }
+    let Some(row) = row else { return };
+    let from = place.block / (format.block_elements() / 32).max(1) * format.block_bytes();
+    let halves: &mut [u16] = bytemuck::cast_slice_mut(words);
+    let half = |at: usize| u16::from_le_bytes([row[at], row[at + 1]]);
+    let sub = place.block % 8;
+    match format {
+        BlockFormat::F32 | BlockFormat::F16 | BlockFormat::BF16 => {}
+        BlockFormat::Q8_0 | BlockFormat::Q4_0 | BlockFormat::Q5_0 => halves[place.scale()] = half(from),
+        BlockFormat::Q4_1 | BlockFormat::Q5_1 => {
+            halves[place.scale()] = half(from);
+            halves[place.scale() + 1] = half(from + 2);
+        }
+        BlockFormat::Q4_K | BlockFormat::Q5_K => {
+            let s = &row[from + 4..from + 16];
+            let (scale, minimum) = if sub < 4 {
+                (s[sub] & 63, s[sub + 4] & 63)
+            } else {
+                (s[sub + 4] & 15 | (s[sub - 4] >> 6) << 4, s[sub + 4] >> 4 | (s[sub] >> 6) << 4)
+            };
+            halves[place.scale()] = u16::from_le_bytes([scale, minimum]);
+            halves[place.upper()] = half(from);
+            halves[place.upper() + 1] = half(from + 2);
+        }
+        BlockFormat::Q6_K => {
+            halves[place.scale()] = half(from + 192 + sub * 2);
+            halves[place.upper()] = half(from + 208);
+            halves[place.upper() + 1] = 0;
         }
     }
 }

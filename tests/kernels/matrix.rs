@@ -2,7 +2,7 @@
 
 use crate::harness::{Case, Compare, Random};
 use hesper::gguf::blocks::BlockFormat;
-use hesper::kernels::layout::{Layout, Matrix};
+use hesper::kernels::layout::{Arrangement, Layout, Matrix};
 use hesper::kernels::matrix::{self, Epilogue, MatMul, Norm, Placement};
 use hesper::kernels::{Row, policy::Policy};
 use hesper::plan::{Executor, Region};
@@ -43,19 +43,28 @@ pub fn cases() -> Vec<Case> {
     for format in BlockFormat::ALL {
         let block = format.block_elements();
         let cols = if block == 1 { 40 } else { block * 3 };
-        for software in [true, false] {
+        for policy in POLICIES {
             for tokens in [1, 2, 3, 9] {
-                cases.push(product(&Shape { format, rows: 70, cols, tokens, software, kind: Kind::Norm }));
+                cases.push(product(&Shape { format, rows: 70, cols, tokens, policy, kind: Kind::Norm }));
             }
-            cases.push(product(&Shape { format, rows: 33, cols, tokens: 2, software, kind: Kind::ScaledAdd }));
-            cases.push(product(&Shape { format, rows: 31, cols, tokens: 1, software, kind: Kind::BiasGate }));
-            cases.push(product(&Shape { format, rows: 200, cols, tokens: 5, software, kind: Kind::Plain }));
-            cases.push(gate_up(format, 72, cols, 3, software));
+            cases.push(product(&Shape { format, rows: 33, cols, tokens: 2, policy, kind: Kind::ScaledAdd }));
+            cases.push(product(&Shape { format, rows: 31, cols, tokens: 1, policy, kind: Kind::BiasGate }));
+            cases.push(product(&Shape { format, rows: 200, cols, tokens: 5, policy, kind: Kind::Plain }));
+            cases.push(gate_up(format, 72, cols, 3, policy));
         }
-        cases.push(embedding(format, 67, cols));
+        for policy in &POLICIES[..2] {
+            cases.push(embedding(format, 67, cols, policy));
+        }
     }
     cases
 }
+
+/// A CPU driver whose loads are woven, one whose are not, and a GPU.
+const POLICIES: [Policy; 3] = [
+    Policy { software: true, subgroup_size: 8 },
+    Policy { software: true, subgroup_size: 4 },
+    Policy { software: false, subgroup_size: 32 },
+];
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -71,28 +80,39 @@ struct Shape {
     rows: usize,
     cols: usize,
     tokens: usize,
-    software: bool,
+    policy: Policy,
     kind: Kind,
 }
 
 const CLOSE: Compare = Compare::F32 { absolute: 3e-5, relative: 3e-5 };
 
-/// Repacks a random matrix whose rows start at `first_row` of a larger one, within the case.
-fn repacked(case: &mut Case, format: BlockFormat, rows: usize, cols: usize, random: &mut Random) -> Matrix {
-    let tiles = rows.div_ceil(32) as u32;
-    let layout = Layout::new(format, tiles, cols as u32).expect("a small matrix");
-    let file = case.input(&random_rows(format, rows, cols, random));
+/// Repacks a random matrix in two pieces, the second stacked on the first, within the case.
+fn repacked(case: &mut Case, policy: &Policy, format: BlockFormat, rows: usize, cols: usize, seed: u64) -> Matrix {
+    let arrangement = policy.arrangement(format);
+    let layout = layout(format, arrangement, 1, rows, cols);
+    let random = &mut Random::new(seed);
     let mut tensor = case.in_out("weight", &vec![0u32; layout.bytes as usize / 4], Compare::Exact);
-    let placement = Placement { first_row: 0, first_tile: 0, tile_step: 1 };
-    case.dispatch(matrix::repack(&file, rows as u32, &mut tensor, &layout, placement));
+    // Woven matrices are stacked at whole tiles only.
+    let first = if arrangement == Arrangement::Woven { 16 } else { 17 };
+    for (first_row, rows) in [(0, first), (first, rows - first)] {
+        let file = case.input(&random_rows(format, rows, cols, random));
+        let placement = Placement { first_row: first_row as u32, first_tile: 0, tile_step: 1 };
+        case.dispatch(matrix::repack(&file, rows as u32, &mut tensor, &layout, placement));
+    }
     Matrix { tensor, layout, rows: rows as u32 }
 }
 
+/// The layout of so many matrices of so many rows with tiles by turns.
+fn layout(format: BlockFormat, arrangement: Arrangement, matrices: usize, rows: usize, cols: usize) -> Layout {
+    let tiles = matrices * rows.div_ceil(arrangement.tile_rows() as usize);
+    Layout::new(format, arrangement, tiles as u32, cols as u32).expect("a small matrix")
+}
+
 fn product(shape: &Shape) -> Case {
-    let &Shape { format, rows, cols, tokens, software, kind } = shape;
+    let &Shape { format, rows, cols, tokens, ref policy, kind } = shape;
     let mut case = Case::new(format!("mat_mul {shape:?}"));
     let mut random = Random::new((rows * 7 + tokens) as u64);
-    let weight = repacked(&mut case, format, rows, cols, &mut random);
+    let weight = repacked(&mut case, policy, format, rows, cols, rows as u64);
     let (x_stride, y_stride) = (cols + 8, rows + 5);
     let x = case.input(&random.floats(tokens * x_stride));
     let gain = case.input(&random.floats(cols));
@@ -117,15 +137,16 @@ fn product(shape: &Shape) -> Case {
         x_stride: x_stride as u32,
         y_stride: y_stride as u32,
     };
-    case.dispatch(product.dispatch(&mut y, &Policy { software }));
+    case.dispatch(product.dispatch(&mut y, policy));
     case
 }
 
 /// Two matrices with interleaved tiles and the gated epilogue.
-fn gate_up(format: BlockFormat, rows: usize, cols: usize, tokens: usize, software: bool) -> Case {
-    let mut case = Case::new(format!("gate and up {format:?} {rows}×{cols}, {tokens} tokens, software {software}"));
+fn gate_up(format: BlockFormat, rows: usize, cols: usize, tokens: usize, policy: Policy) -> Case {
+    let mut case = Case::new(format!("gate and up {format:?} {rows}×{cols}, {tokens} tokens, {policy:?}"));
+    let policy = &policy;
     let mut random = Random::new(rows as u64);
-    let layout = Layout::new(format, 2 * rows.div_ceil(32) as u32, cols as u32).expect("a small matrix");
+    let layout = layout(format, policy.arrangement(format), 2, rows, cols);
     let files = [0, 1].map(|_| case.input(&random_rows(format, rows, cols, &mut random)));
     let mut tensor = case.in_out("weight", &vec![0u32; layout.bytes as usize / 4], Compare::Exact);
     for (first_tile, file) in files.iter().enumerate() {
@@ -145,13 +166,13 @@ fn gate_up(format: BlockFormat, rows: usize, cols: usize, tokens: usize, softwar
         x_stride: cols as u32,
         y_stride: rows as u32,
     };
-    case.dispatch(product.dispatch(&mut y, &Policy { software }));
+    case.dispatch(product.dispatch(&mut y, policy));
     case
 }
 
-fn embedding(format: BlockFormat, rows: usize, cols: usize) -> Case {
-    let mut case = Case::new(format!("embed {format:?} {rows}×{cols}"));
-    let weight = repacked(&mut case, format, rows, cols, &mut Random::new(cols as u64));
+fn embedding(format: BlockFormat, rows: usize, cols: usize, policy: &Policy) -> Case {
+    let mut case = Case::new(format!("embed {format:?} {rows}×{cols} {policy:?}"));
+    let weight = repacked(&mut case, policy, format, rows, cols, cols as u64);
     let tokens = [0, 31, 32, rows as u32 - 1, rows as u32, u32::MAX, 5];
     let live = [1, 1, 1, 1, 1, 1, 0];
     let rows: Vec<Row> = tokens.iter().zip(live).map(|(&token, live)| Row { token, live, ..Row::default() }).collect();
@@ -167,11 +188,10 @@ fn embedding(format: BlockFormat, rows: usize, cols: usize) -> Case {
 /// llama.cpp's bytes.
 #[test]
 fn a_repacked_matrix_holds_the_files_values() {
-    for format in BlockFormat::ALL {
+    for (format, policy) in BlockFormat::ALL.iter().flat_map(|format| POLICIES.map(|policy| (*format, policy))) {
         let (rows, cols) = (67usize, if format.block_elements() == 1 { 40 } else { format.block_elements() * 2 });
         let mut case = Case::new("values");
-        let file = random_rows(format, rows, cols, &mut Random::new(9));
-        let weight = repacked(&mut case, format, rows, cols, &mut Random::new(9));
+        let weight = repacked(&mut case, &policy, format, rows, cols, 9);
         let tokens: Vec<Row> = (0..rows as u32).map(|token| Row { token, live: 1, ..Row::default() }).collect();
         let tokens = case.input(&tokens);
         let mut y = case.output("y", (rows * cols * 4) as u64, Compare::Exact);
@@ -180,6 +200,9 @@ fn a_repacked_matrix_holds_the_files_values() {
         twin.allocate(Region::Step, case.region_bytes()).expect("host memory");
         let bytes = case.run(&mut twin);
         let actual: &[f32] = bytemuck::cast_slice(&bytes[y.offset_bytes as usize..y.end_bytes() as usize]);
+        let random = &mut Random::new(9);
+        let first = if policy.arrangement(format) == Arrangement::Woven { 16 } else { 17 };
+        let file = [first, rows - first].map(|rows| random_rows(format, rows, cols, random)).concat();
         let mut expected = vec![0f32; rows * cols];
         format.dequantize(&file, &mut expected);
         for (at, (a, e)) in actual.iter().zip(&expected).enumerate() {
