@@ -268,7 +268,9 @@ fn push_block(bytes: &mut Vec<u8>, format: BlockFormat, deviation: f32, random: 
         bytes.extend(random.next().to_le_bytes());
     }
     bytes.truncate(end);
-    let scale = half::f16::from_f32(deviation / unit * (1.0 + 0.5 * random.float()));
+    // Scales of either sign: the signed formats reach one further below zero than above, and would else have a mean.
+    let magnitude = deviation / unit * (1.0 + 0.5 * random.float());
+    let scale = half::f16::from_f32(magnitude.copysign(random.float()));
     bytes[first + scale_at..][..2].copy_from_slice(&scale.to_le_bytes());
     if let Some(multiple) = minimum {
         bytes[first + 2..][..2].copy_from_slice(&half::f16::from_f32(scale.to_f32() * multiple).to_le_bytes());
