@@ -74,7 +74,9 @@ vec4 load_x(uint first, uint k4) {
 // Adds one block of columns to the sums.
 void accumulate(uint block) {
     float group[ROWS * TOKENS];
-    float x_sum[TOKENS];
+    // Without `precise` a driver may contract the additions with load_x's product by gain into one rounding, and the bits
+    // would depend on where that product is computed.
+    precise float x_sum[TOKENS];
     [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
         x_sum[t] = 0.0;
     }

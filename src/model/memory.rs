@@ -135,7 +135,7 @@ impl Bump {
 }
 
 fn place_in(cache: &mut Vec<u64>, bytes: u64) -> Tensor {
-    if !cache.last().is_some_and(|used| used + bytes <= REGION_BYTES) {
+    if cache.last().is_none_or(|used| used + bytes > REGION_BYTES) {
         cache.push(0);
     }
     let part = cache.len() - 1;

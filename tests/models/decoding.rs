@@ -1,0 +1,121 @@
+//! The same request gives the same tokens and logits, however it is evaluated: token by token or as a prompt, in chunks
+//! of any size, first or later.
+
+use crate::fixtures::Fixture;
+use crate::{device, every_row, load, nmse, synthetic};
+use hesper::engine::request::SamplingParameters;
+use hesper::engine::runner::Runner;
+
+/// One model of each family, with and without fused parts.
+fn fixtures() -> Vec<Fixture> {
+    let names = ["qwen3-plain-mixed", "qwen3-mqa-q8_0", "qwen2-ragged-q8_0", "llama-biases-q8_0", "llama-factors-f16"];
+    let all = synthetic::all();
+    let found = names.map(|name| all.iter().find(|model| model.name == name).expect("it is in the list"));
+    [Fixture::demo()].into_iter().chain(found.into_iter().map(Fixture::synthetic)).collect()
+}
+
+/// A runner on the device at hand, and whether that is a CPU.
+fn runner(fixture: &Fixture, chunk_rows: u32) -> Option<(Runner, bool)> {
+    let gpu = device::gpu()?;
+    let software = gpu.label().software;
+    Some((load(&fixture.gguf, Box::new(gpu), chunk_rows, software), software))
+}
+
+/// `count` greedy tokens behind `prompt`, each with the logits it was chosen by.
+fn generate(runner: &mut Runner, prompt: &[u32], count: usize) -> Vec<(u32, Vec<f32>)> {
+    let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
+    runner.begin(prompt, &greedy, 0);
+    let done = runner.prefill(prompt, 0, true, &|| false).unwrap_or_else(|error| panic!("{error}"));
+    assert!(done);
+    let mut answer = Vec::new();
+    for position in (prompt.len() as u32..).take(count) {
+        if !answer.is_empty() {
+            runner.submit_decode().unwrap_or_else(|error| panic!("{error}"));
+        }
+        let logits = runner.last_logits().unwrap_or_else(|error| panic!("{error}"));
+        answer.push((runner.sampled(position).expect("the token was sampled"), logits));
+    }
+    answer
+}
+
+fn highest(logits: &[f32]) -> u32 {
+    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|&logit| logit == best).expect("a highest logit") as u32
+}
+
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// How the logits of 30 decoded tokens differ from those of a prompt of the same tokens.
+fn differences(fixture: &Fixture, runner: &mut Runner, same: impl Fn(&[f32], &[f32]) -> bool) -> Vec<String> {
+    let mut tokens = fixture.tokens[..11].to_vec();
+    let answer = generate(runner, &tokens, 30);
+    tokens.extend(answer.iter().map(|(token, _)| token));
+    let rows = every_row(runner, &tokens);
+    let mut differences = Vec::new();
+    for ((token, logits), row) in answer.iter().zip(&rows[10..]) {
+        assert_eq!(*token, highest(logits), "{}: greedy takes the highest logit", fixture.name);
+        if !same(logits, row) {
+            differences.push(format!("{}: {:.1e}", fixture.name, nmse(logits, row)));
+        }
+    }
+    differences
+}
+
+/// To the bit on software, where one lane sums a row alone. GPUs share a row's columns among as many lanes as suit the
+/// number of tokens, so there the order of sums, and nothing else, may differ.
+#[test]
+fn decoding_equals_evaluating_the_same_tokens_as_a_prompt() {
+    let synthetic = synthetic::all();
+    let mut failures = Vec::new();
+    for fixture in [Fixture::demo()].into_iter().chain(synthetic.iter().map(Fixture::synthetic)) {
+        let Some((mut runner, software)) = runner(&fixture, 16) else { return };
+        let same = |a: &[f32], b: &[f32]| if software { same_bits(a, b) } else { nmse(a, b) <= 1e-6 };
+        failures.extend(differences(&fixture, &mut runner, same));
+    }
+    assert!(failures.is_empty(), "{} tokens differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// What is chosen for GPUs is right on every device, so that it is tested where there is none.
+#[test]
+fn the_geometry_of_gpus_decodes_the_same() {
+    let mut failures = Vec::new();
+    for fixture in fixtures() {
+        let Some(gpu) = device::gpu() else { return };
+        let mut runner = load(&fixture.gguf, Box::new(gpu), 16, false);
+        failures.extend(differences(&fixture, &mut runner, |a, b| nmse(a, b) <= 1e-6));
+    }
+    assert!(failures.is_empty(), "{} tokens differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn chunks_of_any_size_give_the_same_bits() {
+    for fixture in fixtures() {
+        let prompt = &fixture.tokens[..53];
+        let mut answers = Vec::new();
+        for chunk_rows in [4, 16, 64] {
+            let Some((mut runner, _)) = runner(&fixture, chunk_rows) else { return };
+            answers.push(generate(&mut runner, prompt, 3));
+        }
+        for other in &answers[1..] {
+            for (position, (first, other)) in answers[0].iter().zip(other).enumerate() {
+                assert_eq!(first.0, other.0, "{}: token {position}", fixture.name);
+                assert!(same_bits(&first.1, &other.1), "{}: logits {position}", fixture.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replay_equals_the_first_run() {
+    for fixture in fixtures() {
+        let Some((mut runner, _)) = runner(&fixture, 16) else { return };
+        let first = generate(&mut runner, &fixture.tokens[..13], 12);
+        // Another, longer request leaves its keys and values behind.
+        let between = generate(&mut runner, &fixture.tokens[20..64], 20);
+        assert_ne!(first[0].1, between[0].1, "{}: the other request is another", fixture.name);
+        let again = generate(&mut runner, &fixture.tokens[..13], 12);
+        assert_eq!(first, again, "{}", fixture.name);
+    }
+}

@@ -1,0 +1,90 @@
+//! The plans of every family, without a device: each at tiny dimensions as a snapshot, and the bounds on dispatches and
+//! barriers that decoding promises.
+
+#[path = "models/synthetic.rs"]
+#[allow(dead_code)] // shared with the models' tests
+mod synthetic;
+
+use hesper::engine::runner::{Options, Planned};
+use hesper::gguf::{BlockFormat, Gguf};
+use hesper::model::lower::{Mode, PlanKey};
+use hesper::plan::Plan;
+use synthetic::{Formats, Shape, Synthetic};
+
+/// Most dispatches, and most barriers, of a layer of decoding.
+const LAYER_MAX: usize = 8;
+
+fn parse(model: &Synthetic) -> Gguf {
+    Gguf::parse(&model.name, model.gguf()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn lower(gguf: &Gguf, software: bool, key: PlanKey) -> Plan {
+    let options = Options { context_tokens: Some(64), budget_bytes: 1 << 30, chunk_rows: 8, software };
+    Planned::new(gguf, &options).unwrap_or_else(|error| panic!("{error}")).model.lower(key)
+}
+
+fn keys() -> [PlanKey; 4] {
+    let key = |mode, rows, outputs| PlanKey { mode, rows, outputs };
+    [PlanKey::decode(1), key(Mode::Prefill, 4, 0), key(Mode::Prefill, 8, 1), key(Mode::Logits, 8, 8)]
+}
+
+/// One layer, as small as the formats allow.
+const TINY: Shape = Shape {
+    name: "tiny",
+    architecture: "qwen3",
+    layers: 1,
+    width: 64,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    rotary: 16,
+    feed_forward: 96,
+    vocabulary: 70,
+    tied: true,
+    biases: false,
+    output_bias: false,
+    frequency_factors: false,
+};
+
+/// One of each family.
+fn families() -> [Shape; 3] {
+    [
+        TINY,
+        Shape { architecture: "qwen2", biases: true, kv_heads: 1, ..TINY },
+        Shape { architecture: "llama", tied: false, output_bias: true, frequency_factors: true, ..TINY },
+    ]
+}
+
+#[test]
+fn every_family_has_a_snapshot() {
+    assert_eq!(families().len(), hesper::model::families::ALL.len(), "a family is missing here");
+    for shape in families() {
+        let gguf = parse(&Synthetic::new(shape, Formats::All(BlockFormat::Q8_0)));
+        for (device, software) in [("software", true), ("gpu", false)] {
+            let plans: Vec<String> = keys().map(|key| lower(&gguf, software, key).to_string()).into();
+            insta::assert_snapshot!(format!("{}-{device}", shape.architecture), plans.join("\n"));
+        }
+    }
+}
+
+/// Parts in formats of their own cannot share a matrix.
+#[test]
+fn mixed_formats_have_a_snapshot() {
+    let shape = Shape { width: 256, heads: 4, head_dim: 64, rotary: 64, feed_forward: 256, ..TINY };
+    let gguf = parse(&Synthetic::new(shape, Formats::Mixed));
+    insta::assert_snapshot!("mixed-software", lower(&gguf, true, PlanKey::decode(1)).to_string());
+}
+
+#[test]
+fn decoding_takes_few_dispatches_and_barriers() {
+    for model in synthetic::all() {
+        let files = [1, 2].map(|layers| parse(&Synthetic::new(Shape { layers, ..model.shape }, model.formats)));
+        for software in [true, false] {
+            let [one, two] = [0, 1].map(|file| lower(&files[file], software, PlanKey::decode(1)));
+            let dispatches = two.dispatches().count() - one.dispatches().count();
+            let barriers = two.barriers() - one.barriers();
+            let what = format!("{}: {dispatches} dispatches and {barriers} barriers a layer", model.name);
+            assert!((1..=LAYER_MAX).contains(&dispatches) && barriers <= LAYER_MAX, "{what}");
+        }
+    }
+}
