@@ -40,6 +40,7 @@ const uint GROUP = HEADS / KV_HEADS;
 const uint PARTS = (GROUP + PART - 1) / PART;
 const uint LANES = gl_WorkGroupSize.x;
 const uint TOKEN_LANES = LANES > UNITS ? LANES / UNITS : 1; // tokens whose values are summed side by side
+const uint SPAN = LANES < BLOCK_TOKENS ? BLOCK_TOKENS / LANES : 1; // tokens that a lane scores at once
 const uint SWEEPS = (UNITS + LANES - 1) / LANES;            // units of a lane
 
 shared vec4 query[PART * HEAD_DIM / 4]; // scaled
@@ -192,25 +193,36 @@ void start_sums() {
 
 // Scores of `count` tokens from `start` into `weight` from `base`; `top` becomes the highest of them and itself.
 void score_chunk(Row row, uint start, uint count, uint base) {
-    for (uint tile = 0; tile < count; tile += LANES) {
-        // Lanes behind the last token repeat it: loads stay inside, the maximum is the same, the result is not read.
-        const uint token = start + min(tile + lane, count - 1);
-        const uint first = key_unit(block_of(row, token), kv_head, 0, token);
-        float score[PART];
-        [[unroll]] for (uint h = 0; h < PART; h++) {
-            score[h] = 0.0;
-        }
-        for (uint unit = 0; unit < UNITS; unit++) {
-            const uvec4 key = keys.v[first + unit * BLOCK_TOKENS];
+    for (uint tile = 0; tile < count; tile += LANES * SPAN) {
+        uint first[SPAN];
+        float score[SPAN * PART];
+        [[unroll]] for (uint i = 0; i < SPAN; i++) {
+            // Behind the last token it is repeated: loads stay inside, the maximum is the same, the result is not read.
+            const uint token = start + min(tile + i * LANES + lane, count - 1);
+            first[i] = key_unit(block_of(row, token), kv_head, 0, token);
             [[unroll]] for (uint h = 0; h < PART; h++) {
-                const uint at = h * (HEAD_DIM / 4) + 2 * unit;
-                score[h] = add_product(query[at], low_half(key), score[h]);
-                score[h] = add_product(query[at + 1], high_half(key), score[h]);
+                score[i * PART + h] = 0.0;
             }
         }
-        [[unroll]] for (uint h = 0; h < PART; h++) {
-            weight[base + h * CHUNK + tile + lane] = score[h];
-            top[h] = max(top[h], score[h]);
+        for (uint unit = 0; unit < UNITS; unit++) {
+            uvec4 key[SPAN];
+            [[unroll]] for (uint i = 0; i < SPAN; i++) {
+                key[i] = keys.v[first[i] + unit * BLOCK_TOKENS];
+            }
+            [[unroll]] for (uint h = 0; h < PART; h++) {
+                const vec4 query_low = query[h * (HEAD_DIM / 4) + 2 * unit];
+                const vec4 query_high = query[h * (HEAD_DIM / 4) + 2 * unit + 1];
+                [[unroll]] for (uint i = 0; i < SPAN; i++) {
+                    const float sum = add_product(query_low, low_half(key[i]), score[i * PART + h]);
+                    score[i * PART + h] = add_product(query_high, high_half(key[i]), sum);
+                }
+            }
+        }
+        [[unroll]] for (uint i = 0; i < SPAN; i++) {
+            [[unroll]] for (uint h = 0; h < PART; h++) {
+                weight[base + h * CHUNK + tile + i * LANES + lane] = score[i * PART + h];
+                top[h] = max(top[h], score[i * PART + h]);
+            }
         }
     }
     [[unroll]] for (uint h = 0; h < PART; h++) {
@@ -304,7 +316,7 @@ void main() {
     first_head = gl_WorkGroupID.y % PARTS * PART;
     heads_here = min(PART, GROUP - first_head);
     y_first = (row_index * y_stride + (kv_head * GROUP + first_head) * HEAD_DIM) / 4;
-    lane = gl_LocalInvocationID.x;
+    lane = ONE_SUBGROUP ? gl_SubgroupInvocationID : gl_LocalInvocationIndex;
     const Row row = rows.v[row_index];
     if (row.live == 0) {
         for (uint i = lane; i < heads_here * HEAD_DIM / 4; i += LANES) {

@@ -45,7 +45,7 @@ impl Planned {
         let sizes = Sizes { sequences: 1, context_tokens, chunk_rows: options.chunk_rows };
         let weights = Weights::place(architecture, &dims, gguf, sizes.positions())?;
         let state = State::place(&dims, &sizes);
-        let policy = Policy { software: options.software };
+        let policy = Policy { software: options.software, subgroup_size: 0 };
         let slot_bytes = load::slot_bytes(&weights);
         let model = Model { architecture, dims, sizes, weights, state, policy };
         let arena_bytes = model.keys().map(|key| model.lower(key).arena_bytes).max().unwrap_or(0);

@@ -133,11 +133,19 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Software: one subgroup, which needs no barriers. Lavapipe of Mesa 26.2 on an EPYC with AVX-512, 2026-11-21, 16
+    /// heads of 128 dimensions and 8 kv heads, 128 tokens, one thread: 137 µs with one subgroup of 8, 159 µs with
+    /// barriers, 196 µs with 32 lanes and barriers. Others: not measured.
     pub fn new(policy: &Policy, shape: &Shape) -> Geometry {
         let group = shape.heads / shape.kv_heads;
         let parts = group.div_ceil(8);
-        let local_size = if policy.software { 32 } else { 64 };
-        Geometry { local_size, part: group.div_ceil(parts), chunk: 128, one_subgroup: false }
+        let one_subgroup = policy.software && matches!(policy.subgroup_size, 4 | 8 | 16 | 32);
+        let local_size = match (policy.software, one_subgroup) {
+            (_, true) => policy.subgroup_size,
+            (true, false) => 8,
+            (false, _) => 64,
+        };
+        Geometry { local_size, part: group.div_ceil(parts), chunk: 128, one_subgroup }
     }
 }
 

@@ -11,6 +11,8 @@ pub const REPACK_LOCAL_SIZE: u32 = 64;
 pub struct Policy {
     /// A CPU driver: few threads, wide vectors, cheap uniform loads, dear barriers.
     pub software: bool,
+    /// Invocations of a subgroup, the same for every pipeline; 0 where the driver may choose.
+    pub subgroup_size: u32,
 }
 
 /// Geometry of `mat_mul`.

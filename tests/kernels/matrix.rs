@@ -117,7 +117,7 @@ fn product(shape: &Shape) -> Case {
         x_stride: x_stride as u32,
         y_stride: y_stride as u32,
     };
-    case.dispatch(product.dispatch(&mut y, &Policy { software }));
+    case.dispatch(product.dispatch(&mut y, &Policy { software, subgroup_size: 0 }));
     case
 }
 
@@ -145,7 +145,7 @@ fn gate_up(format: BlockFormat, rows: usize, cols: usize, tokens: usize, softwar
         x_stride: cols as u32,
         y_stride: rows as u32,
     };
-    case.dispatch(product.dispatch(&mut y, &Policy { software }));
+    case.dispatch(product.dispatch(&mut y, &Policy { software, subgroup_size: 0 }));
     case
 }
 
