@@ -25,7 +25,7 @@ pub fn shapes() -> Vec<Shape> {
 
 fn geometries(shape: &Shape) -> Vec<Geometry> {
     let of = |software, subgroup_size| Geometry::new(&Policy { software, subgroup_size }, shape);
-    let wide = Geometry { local_size: 32, part: 2, ..of(false, 0) };
+    let wide = Geometry { local_size: 32, part: 2, rows: 3, ..of(false, 0) };
     // Four lanes are one subgroup on every device that this project knows of.
     vec![of(false, 0), of(true, 0), of(true, 4), wide]
 }
