@@ -7,7 +7,8 @@
 // which blocks its cache lies in.
 //
 // x: [rows][x_stride], y: [rows][y_stride] (a row that is not live: zeros), scale: 1 / sqrt(head_dim); the rest as in
-// rope_store. One workgroup per row (x) and PART heads that share a kv head (y). Lanes stand for tokens while scores are
+// rope_store. One workgroup per ROWS rows (x) and PART heads that share a kv head (y): what is loaded of the cache serves
+// them all. Lanes stand for tokens while scores are
 // made and for units of 8 dimensions, of several tokens at once if there are lanes left, while values are summed.
 #extension GL_GOOGLE_include_directive : require
 #include "lib/prelude.glsl"
@@ -19,6 +20,7 @@ layout(constant_id = 7) const uint PART = 2;             // heads of a workgroup
 layout(constant_id = 8) const uint CHUNK = 64;           // tokens between two rescalings; a multiple of the workgroup
 layout(constant_id = 9) const bool FUSED = true;
 layout(constant_id = 10) const bool ONE_SUBGROUP = false; // the driver runs the workgroup as one subgroup
+layout(constant_id = 11) const uint ROWS = 1;             // rows of a workgroup; 1 if FUSED
 layout(push_constant, scalar) uniform Push {
     Vec4In x;
     FloatIn q_gain;
@@ -32,38 +34,45 @@ layout(push_constant, scalar) uniform Push {
     uint x_stride;
     uint y_stride;
     uint max_blocks;
+    uint count; // rows
     float scale;
     float eps;
 };
 
 const uint GROUP = HEADS / KV_HEADS;
+const uint QUERIES = ROWS * PART; // query r × PART + h is head h of the workgroup's row r
 const uint PARTS = (GROUP + PART - 1) / PART;
 const uint LANES = gl_WorkGroupSize.x;
 const uint TOKEN_LANES = LANES > UNITS ? LANES / UNITS : 1; // tokens whose values are summed side by side
+const uint SPAN = LANES < BLOCK_TOKENS ? BLOCK_TOKENS / LANES : 1; // tokens that a lane scores at once
 const uint SWEEPS = (UNITS + LANES - 1) / LANES;            // units of a lane
 
-shared vec4 query[PART * HEAD_DIM / 4]; // scaled
-shared float16_t own_key[HEAD_DIM];     // k and v of the own position, as in the cache. They pass through memory as
-shared float16_t own_value[HEAD_DIM];   // halves, since compilers may drop a rounding whose result stays in registers.
-shared float weight[2 * PART * CHUNK];  // scores, then exponentials, of two chunks by turns
-shared float highest[PART * LANES];     // of each subgroup
-shared vec4 partial[2 * LANES * 2];     // sums of two heads by turns
+shared vec4 query[QUERIES * HEAD_DIM / 4]; // scaled
+// k and v of the rows' own positions, as in the cache. They pass through memory as halves: compilers may drop a rounding
+// whose result stays in registers.
+shared float16_t own_key[ROWS * HEAD_DIM];
+shared float16_t own_value[ROWS * HEAD_DIM];
+shared float weight[2 * QUERIES * CHUNK]; // scores, then exponentials, of two chunks by turns
+shared float highest[QUERIES * LANES];    // of each subgroup
+shared vec4 partial[2 * LANES * 2];       // sums of two queries by turns
 shared float partial_total[2 * LANES];
 
-// Where this workgroup works.
-uint row_index;
+// Where this workgroup works: on a run of rows of one sequence at a time.
+uint first_row;
+uint run;
+uint table;          // of the run's sequence, in `blocks`
+uint position[ROWS]; // of each row; the last again behind the run
 uint kv_head;
 uint first_head; // within the group
 uint heads_here;
-uint y_first; // in vec4
 uint lane;
 // The lane's share of the sums: units first_unit + s × LANES of every TOKEN_LANES-th token.
 uint token_lane;
 uint first_unit;
-float top[PART];           // highest score so far, equal in all lanes
-float total[PART];         // Σ exp(score - top)
-vec4 low[PART * SWEEPS];   // Σ exp(score - top) × v
-vec4 high[PART * SWEEPS];
+float top[QUERIES];          // highest score so far, equal in all lanes
+float total[QUERIES];        // Σ exp(score - top)
+vec4 low[QUERIES * SWEEPS];  // Σ exp(score - top) × v
+vec4 high[QUERIES * SWEEPS];
 
 void meet() {
     if (ONE_SUBGROUP) {
@@ -91,18 +100,23 @@ float add_product(vec4 a, vec4 b, float sum) {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
 }
 
-uint block_of(Row row, uint token) {
-    return blocks.v[row.sequence * max_blocks + token / BLOCK_TOKENS];
+uint block_of(uint token) {
+    return blocks.v[table + token / BLOCK_TOKENS];
+}
+
+// Rows behind the run stand for its last: they are computed and not stored.
+uint row_of(uint r) {
+    return first_row + min(r, run - 1);
 }
 
 // FUSED: q, k and v of the own position from qkv into shared memory.
-void rotate_into_shared(uint position) {
-    const uint first = row_index * x_stride;
+void rotate_into_shared() {
+    const uint first = first_row * x_stride;
     for (uint h = 0; h < PART; h++) {
         const uint q_first = first + head_of(h) * HEAD_DIM;
         const float inverse = QK_NORM ? head_inverse_rms(x, q_first / 4, eps) : 1.0;
         for (uint pair = lane; pair < PAIRS; pair += LANES) {
-            const vec2 turned = rotated_pair(FloatIn(x), q_first, q_gain, inverse, rope, position, pair) * scale;
+            const vec2 turned = rotated_pair(FloatIn(x), q_first, q_gain, inverse, rope, position[0], pair) * scale;
             const uvec2 dims = pair_dims(pair);
             query[(h * HEAD_DIM + dims.x) / 4][dims.x % 4] = turned.x;
             query[(h * HEAD_DIM + dims.y) / 4][dims.y % 4] = turned.y;
@@ -111,7 +125,7 @@ void rotate_into_shared(uint position) {
     const uint k_first = first + (HEADS + kv_head) * HEAD_DIM;
     const float inverse = QK_NORM ? head_inverse_rms(x, k_first / 4, eps) : 1.0;
     for (uint pair = lane; pair < PAIRS; pair += LANES) {
-        const vec2 turned = rotated_pair(FloatIn(x), k_first, k_gain, inverse, rope, position, pair);
+        const vec2 turned = rotated_pair(FloatIn(x), k_first, k_gain, inverse, rope, position[0], pair);
         const uvec2 dims = pair_dims(pair);
         own_key[dims.x] = float16_t(turned.x);
         own_key[dims.y] = float16_t(turned.y);
@@ -123,8 +137,8 @@ void rotate_into_shared(uint position) {
 }
 
 // FUSED: k and v of the own position from shared memory to the cache.
-void store_own(Row row) {
-    const uint block = block_of(row, row.position);
+void store_own() {
+    const uint block = block_of(position[0]);
     for (uint unit = lane; unit < UNITS; unit += LANES) {
         uvec4 key;
         uvec4 value;
@@ -133,39 +147,41 @@ void store_own(Row row) {
             key[i] = packFloat2x16(f16vec2(own_key[dim], own_key[dim + 1]));
             value[i] = packFloat2x16(f16vec2(own_value[dim], own_value[dim + 1]));
         }
-        keys.v[key_unit(block, kv_head, unit, row.position)] = key;
-        values.v[value_unit(block, kv_head, unit, row.position)] = value;
+        keys.v[key_unit(block, kv_head, unit, position[0])] = key;
+        values.v[value_unit(block, kv_head, unit, position[0])] = value;
     }
 }
 
 // Not FUSED: the same from q and the cache.
-void load_into_shared(Row row) {
+void load_into_shared(uint r) {
     for (uint h = 0; h < PART; h++) {
-        const uint first = (row_index * x_stride + head_of(h) * HEAD_DIM) / 4;
+        const uint first = (row_of(r) * x_stride + head_of(h) * HEAD_DIM) / 4;
         for (uint i = lane; i < HEAD_DIM / 4; i += LANES) {
-            query[h * (HEAD_DIM / 4) + i] = x.v[first + i] * scale;
+            query[(r * PART + h) * (HEAD_DIM / 4) + i] = x.v[first + i] * scale;
         }
     }
-    const uint block = block_of(row, row.position);
+    const uint block = block_of(position[r]);
     for (uint unit = lane; unit < UNITS; unit += LANES) {
-        const uvec4 key = keys.v[key_unit(block, kv_head, unit, row.position)];
-        const uvec4 value = values.v[value_unit(block, kv_head, unit, row.position)];
+        const uvec4 key = keys.v[key_unit(block, kv_head, unit, position[r])];
+        const uvec4 value = values.v[value_unit(block, kv_head, unit, position[r])];
         [[unroll]] for (uint i = 0; i < 4; i++) {
+            const uint dim = r * HEAD_DIM + 8 * unit + 2 * i;
             const f16vec2 two_of_key = unpackFloat2x16(key[i]);
             const f16vec2 two_of_value = unpackFloat2x16(value[i]);
-            own_key[8 * unit + 2 * i] = two_of_key.x;
-            own_key[8 * unit + 2 * i + 1] = two_of_key.y;
-            own_value[8 * unit + 2 * i] = two_of_value.x;
-            own_value[8 * unit + 2 * i + 1] = two_of_value.y;
+            own_key[dim] = two_of_key.x;
+            own_key[dim + 1] = two_of_key.y;
+            own_value[dim] = two_of_value.x;
+            own_value[dim + 1] = two_of_value.y;
         }
     }
 }
 
-float own_score(uint h) {
+float own_score(uint r, uint h) {
     float score = 0.0;
     for (uint i = 0; i < HEAD_DIM / 4; i++) {
-        const vec4 key = vec4(own_key[4 * i], own_key[4 * i + 1], own_key[4 * i + 2], own_key[4 * i + 3]);
-        score = add_product(query[h * (HEAD_DIM / 4) + i], key, score);
+        const uint dim = r * HEAD_DIM + 4 * i;
+        const vec4 key = vec4(own_key[dim], own_key[dim + 1], own_key[dim + 2], own_key[dim + 3]);
+        score = add_product(query[(r * PART + h) * (HEAD_DIM / 4) + i], key, score);
     }
     return score;
 }
@@ -174,105 +190,131 @@ vec4 own_value4(uint first) {
     return vec4(own_value[first], own_value[first + 1], own_value[first + 2], own_value[first + 3]);
 }
 
-// The sums over the own position, whose score is the first `top`; they lie with token lane 0.
+// The sums over the own positions, whose scores are the first `top`; they lie with token lane 0.
 void start_sums() {
     token_lane = TOKEN_LANES == 1 ? 0 : lane / UNITS;
     first_unit = TOKEN_LANES == 1 ? lane : lane % UNITS;
     const float own = token_lane == 0 ? 1.0 : 0.0;
-    [[unroll]] for (uint h = 0; h < PART; h++) {
-        top[h] = own_score(h);
-        total[h] = own;
-        [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
-            const uint unit = min(first_unit + s * LANES, UNITS - 1);
-            low[h * SWEEPS + s] = own_value4(8 * unit) * own;
-            high[h * SWEEPS + s] = own_value4(8 * unit + 4) * own;
+    [[unroll]] for (uint r = 0; r < ROWS; r++) {
+        [[unroll]] for (uint h = 0; h < PART; h++) {
+            const uint q = r * PART + h;
+            top[q] = own_score(r, h);
+            total[q] = own;
+            [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
+                const uint dim = r * HEAD_DIM + 8 * min(first_unit + s * LANES, UNITS - 1);
+                low[q * SWEEPS + s] = own_value4(dim) * own;
+                high[q * SWEEPS + s] = own_value4(dim + 4) * own;
+            }
         }
     }
 }
 
-// Scores of `count` tokens from `start` into `weight` from `base`; `top` becomes the highest of them and itself.
-void score_chunk(Row row, uint start, uint count, uint base) {
-    for (uint tile = 0; tile < count; tile += LANES) {
-        // Lanes behind the last token repeat it: loads stay inside, the maximum is the same, the result is not read.
-        const uint token = start + min(tile + lane, count - 1);
-        const uint first = key_unit(block_of(row, token), kv_head, 0, token);
-        float score[PART];
-        [[unroll]] for (uint h = 0; h < PART; h++) {
-            score[h] = 0.0;
-        }
-        for (uint unit = 0; unit < UNITS; unit++) {
-            const uvec4 key = keys.v[first + unit * BLOCK_TOKENS];
-            [[unroll]] for (uint h = 0; h < PART; h++) {
-                const uint at = h * (HEAD_DIM / 4) + 2 * unit;
-                score[h] = add_product(query[at], low_half(key), score[h]);
-                score[h] = add_product(query[at + 1], high_half(key), score[h]);
+// Scores of `tokens` tokens from `start` into `weight` from `base`; `top` becomes the highest of them and itself.
+void score_chunk(uint start, uint tokens, uint base) {
+    for (uint tile = 0; tile < tokens; tile += LANES * SPAN) {
+        uint token[SPAN];
+        uint first[SPAN];
+        float score[SPAN * QUERIES];
+        [[unroll]] for (uint i = 0; i < SPAN; i++) {
+            // Behind the last token it is repeated: loads stay inside, the maximum is the same, the result is not read.
+            token[i] = start + min(tile + i * LANES + lane, tokens - 1);
+            first[i] = key_unit(block_of(token[i]), kv_head, 0, token[i]);
+            [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+                score[i * QUERIES + q] = 0.0;
             }
         }
-        [[unroll]] for (uint h = 0; h < PART; h++) {
-            weight[base + h * CHUNK + tile + lane] = score[h];
-            top[h] = max(top[h], score[h]);
+        for (uint unit = 0; unit < UNITS; unit++) {
+            uvec4 key[SPAN];
+            [[unroll]] for (uint i = 0; i < SPAN; i++) {
+                key[i] = keys.v[first[i] + unit * BLOCK_TOKENS];
+            }
+            [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+                const vec4 query_low = query[q * (HEAD_DIM / 4) + 2 * unit];
+                const vec4 query_high = query[q * (HEAD_DIM / 4) + 2 * unit + 1];
+                [[unroll]] for (uint i = 0; i < SPAN; i++) {
+                    const float sum = add_product(query_low, low_half(key[i]), score[i * QUERIES + q]);
+                    score[i * QUERIES + q] = add_product(query_high, high_half(key[i]), sum);
+                }
+            }
+        }
+        [[unroll]] for (uint i = 0; i < SPAN; i++) {
+            [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+                weight[base + q * CHUNK + tile + i * LANES + lane] = score[i * QUERIES + q];
+                top[q] = token[i] < position[q / PART] ? max(top[q], score[i * QUERIES + q]) : top[q];
+            }
         }
     }
-    [[unroll]] for (uint h = 0; h < PART; h++) {
-        top[h] = subgroupMax(top[h]);
+    [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+        top[q] = subgroupMax(top[q]);
     }
     if (ONE_SUBGROUP) {
         return;
     }
     if (subgroupElect()) {
-        [[unroll]] for (uint h = 0; h < PART; h++) {
-            highest[h * LANES + gl_SubgroupID] = top[h];
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+            highest[q * LANES + gl_SubgroupID] = top[q];
         }
     }
     barrier();
     for (uint i = 0; i < gl_NumSubgroups; i++) {
-        [[unroll]] for (uint h = 0; h < PART; h++) {
-            top[h] = max(top[h], highest[h * LANES + i]);
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+            top[q] = max(top[q], highest[q * LANES + i]);
         }
     }
 }
 
-// Turns the lane's own scores into exponentials, and shrinks what was summed under the lower maxima `before`.
-void exponentiate(uint count, uint base, float before[PART]) {
-    for (uint t = lane; t < count; t += LANES) {
-        [[unroll]] for (uint h = 0; h < PART; h++) {
-            weight[base + h * CHUNK + t] = exp(weight[base + h * CHUNK + t] - top[h]);
+// Turns the lane's own scores into exponentials, and shrinks what was summed under the lower maxima `before`. A row's sums
+// keep their bits in chunks and at tokens that lie behind it: they are multiplied by one, and get products with zero.
+void exponentiate(uint start, uint tokens, uint base, float before[QUERIES]) {
+    for (uint t = lane; t < tokens; t += LANES) {
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+            const float p = exp(weight[base + q * CHUNK + t] - top[q]);
+            weight[base + q * CHUNK + t] = start + t < position[q / PART] ? p : 0.0;
         }
     }
-    [[unroll]] for (uint h = 0; h < PART; h++) {
-        const float shrink = exp(before[h] - top[h]);
-        total[h] *= shrink;
+    [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+        const float shrink = before[q] < top[q] ? exp(before[q] - top[q]) : 1.0;
+        total[q] *= shrink;
         [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
-            low[h * SWEEPS + s] *= shrink;
-            high[h * SWEEPS + s] *= shrink;
+            low[q * SWEEPS + s] *= shrink;
+            high[q * SWEEPS + s] *= shrink;
         }
     }
 }
 
-void add_values(Row row, uint start, uint count, uint base) {
-    for (uint t = token_lane < TOKEN_LANES ? token_lane : count; t < count; t += TOKEN_LANES) {
-        const uint first = value_unit(block_of(row, start + t), kv_head, 0, start + t);
+void add_values(uint start, uint tokens, uint base) {
+    for (uint t = token_lane < TOKEN_LANES ? token_lane : tokens; t < tokens; t += TOKEN_LANES) {
+        const uint first = value_unit(block_of(start + t), kv_head, 0, start + t);
         [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
             const uvec4 value = values.v[first + min(first_unit + s * LANES, UNITS - 1)];
-            [[unroll]] for (uint h = 0; h < PART; h++) {
-                const vec4 p = vec4(weight[base + h * CHUNK + t]);
-                low[h * SWEEPS + s] = fma(p, low_half(value), low[h * SWEEPS + s]);
-                high[h * SWEEPS + s] = fma(p, high_half(value), high[h * SWEEPS + s]);
+            [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+                const vec4 p = vec4(weight[base + q * CHUNK + t]);
+                low[q * SWEEPS + s] = fma(p, low_half(value), low[q * SWEEPS + s]);
+                high[q * SWEEPS + s] = fma(p, high_half(value), high[q * SWEEPS + s]);
             }
         }
-        [[unroll]] for (uint h = 0; h < PART; h++) {
-            total[h] += weight[base + h * CHUNK + t];
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+            total[q] += weight[base + q * CHUNK + t];
         }
     }
+}
+
+// Where y of a query lies, in vec4; queries that are not `wanted` have none.
+uint y_first(uint q) {
+    return (row_of(q / PART) * y_stride + head_of(q % PART) * HEAD_DIM) / 4;
+}
+
+bool wanted(uint q) {
+    return q / PART < run && q % PART < heads_here;
 }
 
 void store_sums() {
-    [[unroll]] for (uint h = 0; h < PART; h++) {
+    [[unroll]] for (uint q = 0; q < QUERIES; q++) {
         [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
             const uint unit = first_unit + s * LANES;
-            if (h < heads_here && unit < UNITS) {
-                y.v[y_first + h * (HEAD_DIM / 4) + 2 * unit] = low[h * SWEEPS + s] / total[h];
-                y.v[y_first + h * (HEAD_DIM / 4) + 2 * unit + 1] = high[h * SWEEPS + s] / total[h];
+            if (wanted(q) && unit < UNITS) {
+                y.v[y_first(q) + 2 * unit] = low[q * SWEEPS + s] / total[q];
+                y.v[y_first(q) + 2 * unit + 1] = high[q * SWEEPS + s] / total[q];
             }
         }
     }
@@ -280,64 +322,88 @@ void store_sums() {
 
 // The same where several token lanes hold shares.
 void store_sums_of_shares() {
-    [[unroll]] for (uint h = 0; h < PART; h++) {
-        const uint side = h % 2 * LANES;
-        partial[2 * (side + lane)] = low[h];
-        partial[2 * (side + lane) + 1] = high[h];
-        partial_total[side + lane] = total[h];
+    [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+        const uint side = q % 2 * LANES;
+        partial[2 * (side + lane)] = low[q];
+        partial[2 * (side + lane) + 1] = high[q];
+        partial_total[side + lane] = total[q];
         meet();
-        for (uint i = lane; i < HEAD_DIM / 4 && h < heads_here; i += LANES) {
+        for (uint i = lane; i < HEAD_DIM / 4 && wanted(q); i += LANES) {
             vec4 sum = partial[2 * side + i];
             float whole = partial_total[side];
             for (uint other = 1; other < TOKEN_LANES; other++) {
                 sum += partial[2 * (side + other * UNITS) + i];
                 whole += partial_total[side + other * UNITS];
             }
-            y.v[y_first + h * (HEAD_DIM / 4) + i] = sum / whole;
+            y.v[y_first(q) + i] = sum / whole;
         }
     }
 }
 
-void main() {
-    row_index = gl_WorkGroupID.x;
-    kv_head = gl_WorkGroupID.y / PARTS;
-    first_head = gl_WorkGroupID.y % PARTS * PART;
-    heads_here = min(PART, GROUP - first_head);
-    y_first = (row_index * y_stride + (kv_head * GROUP + first_head) * HEAD_DIM) / 4;
-    lane = gl_LocalInvocationID.x;
-    const Row row = rows.v[row_index];
-    if (row.live == 0) {
-        for (uint i = lane; i < heads_here * HEAD_DIM / 4; i += LANES) {
-            y.v[y_first + i] = vec4(0.0);
-        }
-        return;
-    }
+void attend_run() {
     if (FUSED) {
-        rotate_into_shared(row.position);
+        rotate_into_shared();
     } else {
-        load_into_shared(row);
+        for (uint r = 0; r < ROWS; r++) {
+            load_into_shared(r);
+        }
     }
     meet();
     if (FUSED && first_head == 0) {
-        store_own(row);
+        store_own();
     }
     start_sums();
+    uint end = 0;
+    [[unroll]] for (uint r = 0; r < ROWS; r++) {
+        end = max(end, position[r]);
+    }
     uint base = 0;
-    for (uint start = 0; start < row.position; start += CHUNK) {
-        const uint count = min(CHUNK, row.position - start);
-        float before[PART];
-        [[unroll]] for (uint h = 0; h < PART; h++) {
-            before[h] = top[h];
+    for (uint start = 0; start < end; start += CHUNK) {
+        const uint tokens = min(CHUNK, end - start);
+        float before[QUERIES];
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+            before[q] = top[q];
         }
-        score_chunk(row, start, count, base);
-        exponentiate(count, base, before);
+        score_chunk(start, tokens, base);
+        exponentiate(start, tokens, base, before);
         meet();
-        add_values(row, start, count, base);
-        base = PART * CHUNK - base;
+        add_values(start, tokens, base);
+        base = QUERIES * CHUNK - base;
     }
     if (TOKEN_LANES == 1) {
         store_sums();
     } else {
         store_sums_of_shares();
+    }
+}
+
+void main() {
+    kv_head = gl_WorkGroupID.y / PARTS;
+    first_head = gl_WorkGroupID.y % PARTS * PART;
+    heads_here = min(PART, GROUP - first_head);
+    lane = ONE_SUBGROUP ? gl_SubgroupInvocationID : gl_LocalInvocationIndex;
+    first_row = gl_WorkGroupID.x * ROWS;
+    const uint end = min(first_row + ROWS, count);
+    for (; first_row < end; first_row += run) {
+        const Row row = rows.v[first_row];
+        run = 1;
+        while (first_row + run < end && row.live != 0 && rows.v[first_row + run].live != 0
+               && rows.v[first_row + run].sequence == row.sequence) {
+            run++;
+        }
+        if (row.live == 0) {
+            for (uint h = 0; h < heads_here; h++) {
+                for (uint i = lane; i < HEAD_DIM / 4; i += LANES) {
+                    y.v[y_first(h) + i] = vec4(0.0);
+                }
+            }
+            continue;
+        }
+        table = row.sequence * max_blocks;
+        [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            position[r] = rows.v[row_of(r)].position;
+        }
+        meet(); // Shared memory is still read for the run before.
+        attend_run();
     }
 }

@@ -156,7 +156,7 @@ pub(super) fn attend(args: &attend::Resolved, memory: &mut Memory) {
         Cache { blocks: &args.blocks, max_blocks: args.max_blocks as usize, keys: &args.keys, values: &args.values };
     let tables = Tables { q_gain: &args.q_gain, k_gain: &args.k_gain, rope: &args.rope };
     let group = heads.heads / heads.kv_heads;
-    for index in 0..args.groups[0] as usize {
+    for index in 0..args.count as usize {
         let row = memory.view::<Row>(&args.rows)[index];
         let y_cols = heads.heads * heads.head_dim;
         let mut y = vec![0.0; y_cols];
@@ -296,7 +296,7 @@ mod tests {
         twin(&dispatch, &mut world.memory);
     }
 
-    const GEOMETRY: Geometry = Geometry { local_size: 32, part: 2, chunk: 32, one_subgroup: false };
+    const GEOMETRY: Geometry = Geometry { local_size: 32, part: 2, chunk: 32, one_subgroup: false, rows: 1 };
 
     #[test]
     fn decoding_row_by_row_equals_naive_attention() {

@@ -1,10 +1,11 @@
 //! Cases of `rope_store` and `attend`: ragged heads, lengths around the edges of blocks and chunks, shuffled blocks.
 
+use crate::device;
 use crate::harness::{Case, Compare, Random};
 use half::f16;
 use hesper::kernels::attention::{self, Geometry, Operands, Query, Shape};
 use hesper::kernels::{BLOCK_TOKENS, Row, policy::Policy};
-use hesper::plan::Tensor;
+use hesper::plan::{Executor, Region, Tensor};
 
 const MAX_BLOCKS: usize = 11;
 
@@ -23,10 +24,10 @@ pub fn shapes() -> Vec<Shape> {
 }
 
 fn geometries(shape: &Shape) -> Vec<Geometry> {
-    let of = |software| Geometry::new(&Policy { software }, shape);
+    let of = |software, subgroup_size| Geometry::new(&Policy { software, subgroup_size }, shape);
+    let wide = Geometry { local_size: 32, part: 2, rows: 3, ..of(false, 0) };
     // Four lanes are one subgroup on every device that this project knows of.
-    let tiny = Geometry { local_size: 4, part: 1, chunk: 32, one_subgroup: true };
-    vec![of(false), of(true), tiny]
+    vec![of(false, 0), of(true, 0), of(true, 4), wide]
 }
 
 pub fn cases() -> Vec<Case> {
@@ -88,6 +89,7 @@ fn y_like(case: &mut Case, rows: usize, stride: u32) -> Tensor {
 struct World {
     random: Random,
     rows: Tensor,
+    table: Vec<u32>,
     blocks: Tensor,
     rope: Tensor,
     q_gain: Tensor,
@@ -131,6 +133,7 @@ impl World {
         World {
             rows: case.input(rows),
             blocks: case.input(&blocks),
+            table: blocks,
             rope: case.input(&turns),
             q_gain: case.input(&random.floats(dim)),
             k_gain: case.input(&random.floats(dim)),
@@ -150,6 +153,82 @@ impl World {
             k_gain: &self.k_gain,
             keys: &mut self.keys,
             values: &mut self.values,
+        }
+    }
+}
+
+/// One way to evaluate a prompt.
+struct Way {
+    y: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    /// The prompt's blocks.
+    table: Vec<u32>,
+}
+
+const PROMPT: usize = 140;
+
+/// The prompt at once, and token by token beside another sequence, in other blocks of another cache.
+fn both_ways(shape: &Shape, geometry: &Geometry) -> (Case, Way, Way) {
+    let mut case = Case::new(format!("{shape:?} {geometry:?}"));
+    let row = |position, sequence| Row { token: 0, position, sequence, live: 1 };
+    let rows: Vec<Row> = (0..PROMPT as u32).map(|position| row(position, 0)).collect();
+    let mut world = World::new(&mut case, shape, &rows, vec![0]);
+    let stride = shape.qkv_cols() as usize;
+    let floats = world.random.floats(PROMPT * stride);
+    let qkv = case.input(&floats);
+    let zeros = vec![0f32; PROMPT * shape.q_cols() as usize];
+    let mut q = case.in_out("q", &zeros, Compare::Exact);
+    let mut y = case.in_out("y", &zeros, Compare::Exact);
+    let count = PROMPT as u32;
+    case.dispatch(attention::rope_store(shape, world.operands(), &qkv, stride as u32, &mut q, count));
+    let query = Query::Stored { q: &q };
+    case.dispatch(attention::attend(shape, geometry, world.operands(), query, &mut y, shape.q_cols(), count));
+    let whole = Way { y, keys: world.keys.clone(), values: world.values.clone(), table: world.table.clone() };
+
+    let rows: Vec<Row> = (0..PROMPT as u32).flat_map(|position| [row(position, 1), row(position, 0)]).collect();
+    let mut beside = World::new(&mut case, shape, &rows, vec![0, 0]);
+    (beside.rope, beside.q_gain, beside.k_gain) = (world.rope, world.q_gain, world.k_gain);
+    let other = world.random.floats(PROMPT * stride);
+    let pairs: Vec<f32> =
+        floats.chunks(stride).zip(other.chunks(stride)).flat_map(|(row, other)| [row, other].concat()).collect();
+    let qkv = case.input(&pairs);
+    let y = case.in_out("y", &[zeros.clone(), zeros].concat(), Compare::Exact);
+    let (all_rows, row_bytes) = (beside.rows.clone(), u64::from(shape.q_cols()) * 4);
+    for position in 0..PROMPT as u64 {
+        beside.rows = all_rows.part(position * 32, 32);
+        let qkv = qkv.part(position * 8 * stride as u64, 8 * stride as u64);
+        let query = Query::Projected { qkv: &qkv, stride: stride as u32 };
+        let mut y = y.part(position * 2 * row_bytes, 2 * row_bytes);
+        case.dispatch(attention::attend(shape, geometry, beside.operands(), query, &mut y, shape.q_cols(), 2));
+    }
+    let table = beside.table.split_off(MAX_BLOCKS);
+    (case, whole, Way { y, keys: beside.keys, values: beside.values, table })
+}
+
+#[test]
+fn prefill_and_decode_give_the_same_bits() {
+    let Some(mut gpu) = device::gpu() else { return };
+    let shapes = shapes();
+    let pairs = shapes.iter().flat_map(|shape| geometries(shape).into_iter().map(move |geometry| (shape, geometry)));
+    let ways: Vec<_> = pairs.map(|(shape, geometry)| (shape, both_ways(shape, &geometry))).collect();
+    let region_bytes = ways.iter().map(|(_, (case, ..))| case.region_bytes()).max().unwrap_or(0);
+    gpu.allocate(Region::Step, region_bytes).expect("device memory");
+    for (shape, (case, whole, single)) in ways {
+        let bytes = case.run(&mut gpu);
+        let view = |tensor: &Tensor| &bytes[tensor.offset_bytes as usize..tensor.end_bytes() as usize];
+        let row_bytes = shape.q_cols() as usize * 4;
+        for (position, whole) in view(&whole.y).chunks(row_bytes).enumerate() {
+            let single = &view(&single.y)[position * 2 * row_bytes..][..row_bytes];
+            assert!(whole.iter().any(|&byte| byte != 0), "{}: position {position} is empty", case.name);
+            assert!(whole == single, "{}: y differs at position {position}", case.name);
+        }
+        let block_bytes = shape.block_bytes() as usize;
+        for (a, b) in whole.table.iter().zip(&single.table).take(PROMPT.div_ceil(32)) {
+            let whole_block = |tensor| &view(tensor)[*a as usize * block_bytes..][..block_bytes];
+            let single_block = |tensor| &view(tensor)[*b as usize * block_bytes..][..block_bytes];
+            assert!(whole_block(&whole.keys) == single_block(&single.keys), "{}: keys differ", case.name);
+            assert!(whole_block(&whole.values) == single_block(&single.values), "{}: values differ", case.name);
         }
     }
 }
