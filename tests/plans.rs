@@ -7,6 +7,7 @@ mod synthetic;
 
 use hesper::engine::runner::{Options, Planned};
 use hesper::gguf::{BlockFormat, Gguf};
+use hesper::kernels::policy::Policy;
 use hesper::model::lower::{Mode, PlanKey};
 use hesper::plan::Plan;
 use synthetic::{Formats, Shape, Synthetic};
@@ -19,7 +20,8 @@ fn parse(model: &Synthetic) -> Gguf {
 }
 
 fn lower(gguf: &Gguf, software: bool, key: PlanKey) -> Plan {
-    let options = Options { context_tokens: Some(64), budget_bytes: 1 << 30, chunk_rows: 8, software };
+    let policy = if software { Policy::SOFTWARE } else { Policy::GPU };
+    let options = Options { context_tokens: Some(64), budget_bytes: 1 << 30, chunk_rows: 8, policy };
     Planned::new(gguf, &options).unwrap_or_else(|error| panic!("{error}")).model.lower(key)
 }
 

@@ -1,6 +1,7 @@
 //! The device that tests run on.
 
 use hesper::gpu::{self, Gpu};
+use hesper::kernels::policy::Policy;
 
 /// The device that HESPER_DEVICE names or the best there is; `None` only where HESPER_SKIP_GPU=1 says so.
 pub fn gpu() -> Option<Gpu> {
@@ -16,4 +17,10 @@ pub fn gpu() -> Option<Gpu> {
         }
         Err(error) => panic!("{error} (HESPER_SKIP_GPU=1 skips the tests that need a device)"),
     }
+}
+
+/// The geometry that suits it.
+#[allow(dead_code)] // not every test asks
+pub fn policy(gpu: &Gpu) -> Policy {
+    Policy { software: gpu.info().software, subgroup_size: gpu.info().subgroup_size }
 }

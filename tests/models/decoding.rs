@@ -5,6 +5,7 @@ use crate::fixtures::Fixture;
 use crate::{device, every_row, load, nmse, synthetic};
 use hesper::engine::request::SamplingParameters;
 use hesper::engine::runner::Runner;
+use hesper::kernels::policy::Policy;
 
 /// One model of each family, with and without fused parts.
 fn fixtures() -> Vec<Fixture> {
@@ -17,8 +18,8 @@ fn fixtures() -> Vec<Fixture> {
 /// A runner on the device at hand, and whether that is a CPU.
 fn runner(fixture: &Fixture, chunk_rows: u32) -> Option<(Runner, bool)> {
     let gpu = device::gpu()?;
-    let software = gpu.label().software;
-    Some((load(&fixture.gguf, Box::new(gpu), chunk_rows, software), software))
+    let policy = device::policy(&gpu);
+    Some((load(&fixture.gguf, Box::new(gpu), chunk_rows, policy), policy.software))
 }
 
 /// `count` greedy tokens behind `prompt`, each with the logits it was chosen by.
@@ -83,7 +84,7 @@ fn the_geometry_of_gpus_decodes_the_same() {
     let mut failures = Vec::new();
     for fixture in fixtures() {
         let Some(gpu) = device::gpu() else { return };
-        let mut runner = load(&fixture.gguf, Box::new(gpu), 16, false);
+        let mut runner = load(&fixture.gguf, Box::new(gpu), 16, Policy::GPU);
         failures.extend(differences(&fixture, &mut runner, |a, b| nmse(a, b) <= 1e-6));
     }
     assert!(failures.is_empty(), "{} tokens differ:\n{}", failures.len(), failures.join("\n"));

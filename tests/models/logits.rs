@@ -2,6 +2,7 @@
 
 use crate::fixtures::{Fixture, POSITIONS};
 use crate::{device, every_row, load, nmse, synthetic};
+use hesper::kernels::policy::Policy;
 use hesper::reference::Reference;
 
 /// The largest error at a stored position among those evaluated.
@@ -27,8 +28,8 @@ fn check(geometry: Geometry, fixtures: impl Iterator<Item = Fixture>) {
     let mut failures = Vec::new();
     for fixture in fixtures {
         let Some(gpu) = device::gpu() else { return };
-        let software = gpu.label().software && geometry == Geometry::Device;
-        let error = worst(&fixture, &every_row(&mut load(&fixture.gguf, Box::new(gpu), 64, software), &fixture.tokens));
+        let policy = if geometry == Geometry::Device { device::policy(&gpu) } else { Policy::GPU };
+        let error = worst(&fixture, &every_row(&mut load(&fixture.gguf, Box::new(gpu), 64, policy), &fixture.tokens));
         println!("{:<24} {error:.1e}", fixture.name);
         if error.is_nan() || error > bound(&fixture) {
             failures.push(format!("{}: {error:.1e} exceeds {:.0e}", fixture.name, bound(&fixture)));
@@ -66,7 +67,7 @@ fn the_references_logits_are_llama_cpps() {
     for name in ["qwen2-ragged-f16", "llama-biases-q8_0"] {
         let model = synthetic::all().into_iter().find(|model| model.name == name).expect("it is in the list");
         let fixture = Fixture::synthetic(&model);
-        let mut runner = load(&fixture.gguf, Box::new(Reference::default()), 32, true);
+        let mut runner = load(&fixture.gguf, Box::new(Reference::default()), 32, Policy::SOFTWARE);
         let error = worst(&fixture, &every_row(&mut runner, &fixture.tokens[..32]));
         println!("{name:<24} {error:.1e}");
         assert!(error <= bound(&fixture), "{name}: {error:.1e}");

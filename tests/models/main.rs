@@ -9,11 +9,12 @@ mod synthetic;
 
 use hesper::engine::runner::{Options, Planned, Runner};
 use hesper::gguf::Gguf;
+use hesper::kernels::policy::Policy;
 use hesper::plan::Executor;
 
 /// Loads a model onto an executor.
-fn load(gguf: &Gguf, executor: Box<dyn Executor + Send>, chunk_rows: u32, software: bool) -> Runner {
-    let options = Options { context_tokens: Some(128), budget_bytes: 1 << 30, chunk_rows, software };
+fn load(gguf: &Gguf, executor: Box<dyn Executor + Send>, chunk_rows: u32, policy: Policy) -> Runner {
+    let options = Options { context_tokens: Some(128), budget_bytes: 1 << 30, chunk_rows, policy };
     let planned = Planned::new(gguf, &options).unwrap_or_else(|error| panic!("{error}"));
     planned.load(gguf, executor, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -16,7 +16,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("api", &["engine", "text"]),
     ("text", &["gguf"]),
-    ("engine", &["model", "plan"]),
+    ("engine", &["model", "kernels", "gguf", "plan"]),
     ("model", &["kernels", "gguf", "plan"]),
     // Of gguf, kernels and their twins use the block formats.
     ("kernels", &["plan", "gguf"]),
