@@ -25,6 +25,7 @@ pub enum Norm<'a> {
 }
 
 /// What becomes of the sums.
+#[derive(Clone, Copy)]
 pub enum Epilogue<'a> {
     Store,
     /// y += other.

@@ -84,6 +84,12 @@ impl Model {
     }
 }
 
+/// What stands before a norm, or behind it.
+enum Input {
+    Plain { x: Tensor, gain: Tensor },
+    Normed { x: Tensor, scale: Tensor },
+}
+
 struct Lowering<'a> {
     model: &'a Model,
     key: PlanKey,
@@ -114,17 +120,15 @@ impl Lowering<'_> {
         let bias = layer.output_bias.as_ref();
         let label = format!("layer {index} output");
         let x = self.product(label, &layer.output, &attended, bias, Epilogue::Add(&x));
+        let label = |part: &str| format!("layer {index} {part}");
+        let input = self.input(label("feed forward norm"), &x, &layer.feed_forward_norm);
         let gated = match &layer.gate_up {
-            GateUp::Interleaved(gate_up) => {
-                let parts = [(gate_up, 0)];
-                let label = format!("layer {index} gate up");
-                self.normed(label, &parts, &x, &layer.feed_forward_norm, None, || Epilogue::GateUp)
+            GateUp::Interleaved(both) => {
+                self.side_by_side(label("gate up"), &[(both, 0)], &input, None, &Epilogue::GateUp)
             }
             GateUp::Separate { gate, up } => {
-                let label = format!("layer {index} gate");
-                let gain = &layer.feed_forward_norm;
-                let gate = self.normed(label, &[(gate, 0)], &x, gain, None, || Epilogue::Store);
-                self.normed(format!("layer {index} up"), &[(up, 0)], &x, gain, None, || Epilogue::Gate(&gate))
+                let gate = self.side_by_side(label("gate"), &[(gate, 0)], &input, None, &Epilogue::Store);
+                self.side_by_side(label("up"), &[(up, 0)], &input, None, &Epilogue::Gate(&gate))
             }
         };
         debug_assert_eq!(gated.bytes, u64::from(self.key.rows * dims.feed_forward) * 4);
@@ -134,8 +138,8 @@ impl Lowering<'_> {
     fn attention(&mut self, index: usize, layer: &Layer, x: &Tensor, rows: &Tensor) -> Tensor {
         let parts: Vec<_> = layer.query_key_value.iter().map(|part| (&part.matrix, part.first_output)).collect();
         let bias = layer.query_key_value_bias.as_ref();
-        let label = format!("layer {index} qkv");
-        let qkv = self.normed(label, &parts, x, &layer.attention_norm, bias, || Epilogue::Store);
+        let input = self.input(format!("layer {index} attention norm"), x, &layer.attention_norm);
+        let qkv = self.side_by_side(format!("layer {index} qkv"), &parts, &input, bias, &Epilogue::Store);
 
         let (shape, count) = (self.attention_shape(layer), self.key.rows);
         let geometry = Geometry::new(&self.model.policy, &shape);
@@ -187,38 +191,42 @@ impl Lowering<'_> {
         y
     }
 
-    /// The same for the normalized x, and for matrices whose outputs stand side by side from a first one on.
-    fn normed<'b>(
+    /// x as the products behind a norm take it.
+    fn input(&mut self, label: String, x: &Tensor, gain: &Tensor) -> Input {
+        if self.model.policy.fuses_norm(self.key.rows) {
+            return Input::Plain { x: x.clone(), gain: gain.clone() };
+        }
+        let (x, scale) = self.norm(label, x, gain, &self.model.state.every_row, self.key.rows);
+        Input::Normed { x, scale }
+    }
+
+    /// Products with matrices whose outputs stand side by side in a row, each from a first one on.
+    fn side_by_side(
         &mut self,
         label: String,
         parts: &[(&Matrix, u32)],
-        x: &Tensor,
-        gain: &Tensor,
+        input: &Input,
         bias: Option<&Tensor>,
-        epilogue: impl Fn() -> Epilogue<'b>,
+        epilogue: &Epilogue<'_>,
     ) -> Tensor {
         let dims = &self.model.dims;
         let count = self.key.rows;
         let y_stride: u32 = parts.iter().map(|(matrix, _)| matrix.rows).sum();
         let y = self.floats(count, y_stride);
-        let scaled = (!self.model.policy.fuses_norm(count)).then(|| {
-            let select = &self.model.state.every_row;
-            self.norm(format!("{label} norm"), x, gain, select, count)
-        });
         for &(weight, first_output) in parts {
             let offset = u64::from(first_output) * 4;
             let mut target = y.part(offset, y.bytes - offset);
             let bias = bias.map(|bias| bias.part(offset, u64::from(weight.rows) * 4));
-            let (x, norm) = match &scaled {
-                Some((scaled, scale)) => (scaled, Norm::Scaled(scale)),
-                None => (x, Norm::Fused { gain, eps: dims.norm_eps }),
+            let (x, norm) = match input {
+                Input::Normed { x, scale } => (x, Norm::Scaled(scale)),
+                Input::Plain { x, gain } => (x, Norm::Fused { gain, eps: dims.norm_eps }),
             };
             let product = MatMul {
                 x,
                 weight,
                 norm,
                 bias: bias.as_ref(),
-                epilogue: epilogue(),
+                epilogue: *epilogue,
                 tokens: count,
                 x_stride: dims.width,
                 y_stride,

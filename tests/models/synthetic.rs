@@ -31,7 +31,7 @@ pub struct Shape {
     pub frequency_factors: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Formats {
     /// All matrices, but for those whose columns are not whole blocks: these are F16, as llama.cpp's quantizer does it.
     All(BlockFormat),
