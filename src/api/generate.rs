@@ -10,7 +10,7 @@ use super::{
 };
 use crate::engine::{
     queue::Refused,
-    request::{Event, FinishReason, Request},
+    request::{Ended, Event, FinishReason, Request},
 };
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -67,6 +67,8 @@ pub struct Update {
 /// A request in the queue or at work. Dropping it cancels what remains.
 pub struct Generation {
     events: UnboundedReceiver<Event>,
+    /// Tells the engine of answers that a stop string has ended.
+    ended: Arc<Ended>,
     /// `None` once complete.
     answers: Vec<Option<Answer>>,
     pub usage: Usage,
@@ -111,17 +113,19 @@ impl Generation {
         }
         let usage = Usage { prompt_tokens: tokens.len() as u64, ..Usage::default() };
         let (sender, events) = mpsc::unbounded_channel();
+        let ended = Arc::new(Ended::none_of(parameters.choices));
         service.engine.submit(Request {
             tokens,
             sampling,
             choices: parameters.choices,
+            ended: ended.clone(),
             max_tokens: parameters.max_tokens.unwrap_or(room).min(room),
             stop_tokens,
             logprobs: job.logprobs,
             events: sender,
         })?;
         let answer = |_| Some(Answer::new(&service.text, &parameters.stop, job.tools));
-        Ok(Generation { events, answers: (0..parameters.choices).map(answer).collect(), usage })
+        Ok(Generation { events, ended, answers: (0..parameters.choices).map(answer).collect(), usage })
     }
 
     /// As [`Generation::submit`], for a request of which a part is answered: it waits for its place.
@@ -170,6 +174,7 @@ impl Generation {
         let (piece, stopped) = answer.push(token);
         let finish = stopped.then(|| answer.reason(FinishReason::Stop));
         if stopped {
+            self.ended.end(choice);
             *slot = None;
         }
         (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish })

@@ -5,13 +5,14 @@ use super::load;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::BoolishValueParser;
 use hesper::engine::queue::{Handle, queue};
-use hesper::engine::request::{Event, FinishReason, Request, SamplingParameters};
+use hesper::engine::request::{Ended, Event, FinishReason, Request, SamplingParameters};
 use hesper::engine::worker;
 use hesper::text::{Chat, Text};
 use serde_json::{Value, json};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Answer a prompt in the terminal; without one, a chat that reads lines from the standard input
@@ -183,6 +184,7 @@ impl Session<'_> {
             tokens,
             sampling: self.sampling.clone(),
             choices: 1,
+            ended: Arc::new(Ended::none_of(1)),
             max_tokens: self.flags.max_tokens.unwrap_or(room),
             stop_tokens: self.text.stop_tokens(),
             logprobs: None,

@@ -2,6 +2,8 @@
 //! tokens out. Text, templates, stop strings and JSON are none of its business.
 
 pub use crate::plan::DeviceLabel;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 
 /// How the next token is chosen from the logits. The order is: logit bias, repetition, presence and frequency
@@ -61,8 +63,31 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// `Some(k)`: report each token's log-probability and the `k` (0..=20) most probable alternatives.
     pub logprobs: Option<u8>,
+    /// Answers that the client's side has ended, by a stop string say: their generation stops within one token.
+    pub ended: Arc<Ended>,
     /// Where the answer goes. Dropping the receiver cancels the request within one token.
     pub events: mpsc::UnboundedSender<Event>,
+}
+
+/// Which answers of a request are ended from outside the engine.
+#[derive(Debug)]
+pub struct Ended(Vec<AtomicBool>);
+
+impl Ended {
+    /// None of `choices` answers is.
+    pub fn none_of(choices: u32) -> Ended {
+        Ended((0..choices).map(|_| AtomicBool::new(false)).collect())
+    }
+
+    pub fn end(&self, choice: u32) {
+        if let Some(ended) = self.0.get(choice as usize) {
+            ended.store(true, Ordering::Release);
+        }
+    }
+
+    pub fn is_ended(&self, choice: u32) -> bool {
+        self.0.get(choice as usize).is_some_and(|ended| ended.load(Ordering::Acquire))
+    }
 }
 
 /// A message from the engine to the task that owns a request.
@@ -94,7 +119,7 @@ pub struct Logprobs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// A stop token was sampled.
+    /// A stop token was sampled, or the answer was [ended](Ended) from outside.
     Stop,
     /// `max_tokens` or the context's end was reached.
     Length,

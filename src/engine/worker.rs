@@ -77,7 +77,7 @@ fn generate(runner: &mut Runner, request: &Request, choice: u32) -> Result<Optio
         let Some(id) = pace.wait(runner, || request.events.is_closed(), |runner| runner.sampled(position))? else {
             return Ok(None);
         };
-        if request.stop_tokens.contains(&id) {
+        if request.stop_tokens.contains(&id) || request.ended.is_ended(choice) {
             return Ok(Some(FinishReason::Stop));
         }
         let logprobs = match request.logprobs {
