@@ -89,8 +89,9 @@ impl State {
             prefill_outputs: step.take(words(u64::from(sizes.chunk_rows))),
             sampling: step.take(sequences * size_of::<Sampling>() as u64),
             biases: step.take(sequences * u64::from(MAX_BIAS) * size_of::<Bias>() as u64),
-            counts: step.take(words(sequences * u64::from(dims.vocabulary))),
+            // Not at the region's end: a CPU driver may look at the entry behind a table's last (see `mat_mul.comp`).
             blocks: step.take(words(sequences * u64::from(sizes.blocks_a_sequence()))),
+            counts: step.take(words(sequences * u64::from(dims.vocabulary))),
             ring: Tensor::new(Region::Output, 0, ring_bytes),
             logits: Tensor::new(Region::Logits, 0, logits_bytes),
             keys,
