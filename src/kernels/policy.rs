@@ -61,12 +61,15 @@ impl Policy {
     }
 
     fn mat_mul_software(&self, tokens: u32) -> MatMulShape {
-        let (rows, tokens) = if tokens == 1 { (4, 1) } else { (4, tokens.min(4)) };
-        MatMulShape { rows, tokens, parts: 1 }
+        MatMulShape { rows: 4, tokens: if tokens == 1 { 1 } else { 4 }, parts: 1 }
     }
 
     fn mat_mul_gpu(&self, layout: &Layout, tokens: u32) -> MatMulShape {
         let parts = if tokens <= 2 { 8.min(layout.blocks()).max(1) } else { 4 };
-        MatMulShape { rows: if tokens == 1 { 1 } else { 2 }, tokens: tokens.min(8), parts }
+        match tokens {
+            1 => MatMulShape { rows: 1, tokens: 1, parts },
+            2..=4 => MatMulShape { rows: 2, tokens: 4, parts },
+            _ => MatMulShape { rows: 2, tokens: 8, parts },
+        }
     }
 }

@@ -30,15 +30,19 @@ fn geometries(shape: &Shape) -> Vec<Geometry> {
     vec![of(false, 0), of(true, 0), of(true, 4), wide]
 }
 
+/// The pairs worth a case. A CPU driver takes up to seconds to compile one of these kernels: so the first shape in every
+/// geometry, the others in two, by turns.
+fn pairs() -> Vec<(Shape, Geometry)> {
+    let chosen = |(index, shape): (usize, Shape)| {
+        let every = geometries(&shape);
+        let chosen = if index == 0 { every } else { vec![every[0], every[1 + index % 3]] };
+        chosen.into_iter().map(move |geometry| (shape, geometry))
+    };
+    shapes().into_iter().enumerate().flat_map(chosen).collect()
+}
+
 pub fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
-    for shape in shapes() {
-        for geometry in geometries(&shape) {
-            cases.push(decode(&shape, &geometry));
-            cases.push(prefill(&shape, &geometry));
-        }
-    }
-    cases
+    pairs().iter().flat_map(|(shape, geometry)| [decode(shape, geometry), prefill(shape, geometry)]).collect()
 }
 
 /// One row each of several sequences; the fourth is not live.
@@ -209,9 +213,7 @@ fn both_ways(shape: &Shape, geometry: &Geometry) -> (Case, Way, Way) {
 #[test]
 fn prefill_and_decode_give_the_same_bits() {
     let Some(mut gpu) = device::gpu() else { return };
-    let shapes = shapes();
-    let pairs = shapes.iter().flat_map(|shape| geometries(shape).into_iter().map(move |geometry| (shape, geometry)));
-    let ways: Vec<_> = pairs.map(|(shape, geometry)| (shape, both_ways(shape, &geometry))).collect();
+    let ways: Vec<_> = pairs().into_iter().map(|(shape, geometry)| (shape, both_ways(&shape, &geometry))).collect();
     let region_bytes = ways.iter().map(|(_, (case, ..))| case.region_bytes()).max().unwrap_or(0);
     gpu.allocate(Region::Step, region_bytes).expect("device memory");
     for (shape, (case, whole, single)) in ways {

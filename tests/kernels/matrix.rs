@@ -43,17 +43,16 @@ pub fn cases() -> Vec<Case> {
     for format in BlockFormat::ALL {
         let block = format.block_elements();
         let cols = if block == 1 { 40 } else { block * 3 };
-        for policy in POLICIES {
-            for tokens in [1, 2, 3, 9] {
-                cases.push(product(&Shape { format, rows: 70, cols, tokens, policy, kind: Kind::Norm }));
+        for policy in policies(format) {
+            for tokens in [1, 9] {
+                cases.push(product(&Shape { format, rows: 200, cols, tokens, policy, kind: Kind::Norm }));
             }
             cases.push(product(&Shape { format, rows: 33, cols, tokens: 2, policy, kind: Kind::ScaledAdd }));
             cases.push(product(&Shape { format, rows: 31, cols, tokens: 1, policy, kind: Kind::BiasGate }));
-            cases.push(product(&Shape { format, rows: 200, cols, tokens: 5, policy, kind: Kind::Plain }));
             cases.push(gate_up(format, 72, cols, 3, policy));
         }
-        for policy in &POLICIES[..2] {
-            cases.push(embedding(format, 67, cols, policy));
+        for policy in policies(format) {
+            cases.push(embedding(format, 67, cols, &policy));
         }
     }
     cases
@@ -66,9 +65,14 @@ const POLICIES: [Policy; 3] = [
     Policy { software: false, subgroup_size: 32 },
 ];
 
+/// The policies worth a case, since each is a pipeline to compile: that of lanes on a CPU differs from a GPU's in numbers
+/// only, which one format shows.
+fn policies(format: BlockFormat) -> Vec<Policy> {
+    POLICIES.into_iter().filter(|policy| policy.subgroup_size != 4 || format == BlockFormat::Q4_0).collect()
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    Plain,
     Norm,
     ScaledAdd,
     BiasGate,
@@ -122,7 +126,6 @@ fn product(shape: &Shape) -> Case {
     let zeros = vec![0f32; tokens * y_stride];
     let mut y = case.in_out("y", &zeros, CLOSE);
     let (norm, bias, epilogue) = match kind {
-        Kind::Plain => (Norm::None, None, Epilogue::Store),
         Kind::Norm => (Norm::Fused { gain: &gain, eps: 1e-5 }, None, Epilogue::Store),
         Kind::ScaledAdd => (Norm::Scaled(&scale), None, Epilogue::Add(&other)),
         Kind::BiasGate => (Norm::None, Some(&bias), Epilogue::Gate(&other)),
