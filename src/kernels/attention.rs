@@ -138,11 +138,12 @@ impl Geometry {
     /// Software: one subgroup, which needs no barriers, and many rows, since loads of the cache are gathers. Lavapipe of
     /// Mesa 26.2 on an EPYC, 256-bit vectors, one thread, 16 heads of 128 dimensions and 8 kv heads, 2026-11-21: decoding
     /// at 128 tokens 137 µs with one subgroup of 8, 159 µs with barriers; 128 rows up to 2048 tokens 245, 151, 104, 82 ms
-    /// with 1, 2, 4, 8 rows. Chunks of 32 to 256 tokens are alike within 2 %. Others: not measured.
+    /// with 1, 2, 4, 8 rows. Chunks of 32 to 256 tokens are alike within 2 %. Four rows and not eight, since Debian 12's LLVM
+    /// 15 takes 27 s to compile eight, and 10 s one. Others: not measured.
     pub fn new(policy: &Policy, shape: &Shape) -> Geometry {
         let group = shape.heads / shape.kv_heads;
         let part = group.div_ceil(group.div_ceil(8));
-        let queries = if policy.software && shape.head_dim <= 128 { 16 } else { 8 };
+        let queries = if policy.software { 8 } else { 2 };
         let one_subgroup = policy.software && matches!(policy.subgroup_size, 4 | 8 | 16 | 32);
         let local_size = match (policy.software, one_subgroup) {
             (_, true) => policy.subgroup_size,

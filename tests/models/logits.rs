@@ -58,7 +58,8 @@ fn odd_shapes_logits_are_llama_cpps() {
 #[test]
 fn the_geometry_of_gpus_gives_llama_cpps_logits() {
     check(Geometry::Gpu, [Fixture::demo()].into_iter());
-    check(Geometry::Gpu, synthetic::all().iter().map(Fixture::synthetic));
+    let all = synthetic::all();
+    check(Geometry::Gpu, all.iter().filter(|model| model.shape.name == "qwen3-plain").map(Fixture::synthetic));
 }
 
 /// The CPU executor runs the same plans. It is slow: two small models, half of the tokens.
