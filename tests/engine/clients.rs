@@ -1,7 +1,7 @@
 //! The queue, and clients that go away or have had enough.
 
 use crate::harness::{CAPACITY, Engine, FLAT, Question, Setup, until};
-use hesper::engine::queue::Refused;
+use hesper::engine::queue::{Handle, Refused, queue};
 use hesper::engine::request::{Event, FinishReason};
 
 /// Submissions of decodes ahead of the token that the host looks at.
@@ -107,7 +107,7 @@ fn a_full_queue_refuses_and_takes_again() {
     engine.device.until_held();
     let waiting: Vec<_> = (0..CAPACITY).map(|_| engine.ask(&next())).collect();
     assert_eq!((engine.handle.running(), engine.handle.waiting()), (1, CAPACITY));
-    let refused = engine.try_ask(&next()).expect_err("the queue is full");
+    let refused = next().submit(&engine.handle).expect_err("the queue is full");
     assert_eq!(refused, Refused::Full { capacity: CAPACITY, retry_after_s: 1 });
     assert_eq!(engine.handle.waiting(), CAPACITY, "a refused request does not wait");
     engine.device.open();
@@ -142,7 +142,7 @@ fn a_draining_queue_completes_what_it_has() {
     assert!(!engine.handle.is_draining());
     engine.handle.clone().drain();
     assert!(engine.handle.is_draining());
-    assert_eq!(engine.try_ask(&next()).expect_err("it drains"), Refused::ShuttingDown);
+    assert_eq!(next().submit(&engine.handle).expect_err("it drains"), Refused::ShuttingDown);
     engine.device.open();
     for asked in accepted {
         let answers = asked.answers();
@@ -163,4 +163,24 @@ fn without_handles_the_engine_completes_what_it_has_and_ends() {
         assert_eq!(asked.answers()[0].tokens.len(), 12);
     }
     Setup::of(FLAT).start().end().expect("an engine that nobody asked anything ends too");
+}
+
+#[test]
+fn a_queue_counts_what_waits_and_what_runs() {
+    let (handle, mut inbox) = queue(2);
+    let counts = |handle: &Handle| (handle.waiting(), handle.running());
+    drop(Question::greedy(3).submit(&handle).expect("there is room"));
+    let _asked = Question::greedy(4).submit(&handle).expect("there is room");
+    assert!(matches!(Question::greedy(5).submit(&handle), Err(Refused::Full { capacity: 2, .. })));
+    assert_eq!(counts(&handle), (2, 0));
+    let request = inbox.next_request().expect("one waits");
+    assert_eq!(request.tokens.len(), 4, "whose client left is not handed out");
+    assert_eq!(counts(&handle), (0, 1));
+    inbox.finished();
+    assert_eq!(counts(&handle), (0, 0));
+    assert!(!handle.is_stopped());
+    drop(inbox);
+    assert!(handle.is_stopped());
+    assert_eq!(Question::greedy(3).submit(&handle).expect_err("nobody is there"), Refused::Stopped);
+    assert_eq!(counts(&handle), (0, 0));
 }

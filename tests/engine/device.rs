@@ -122,6 +122,8 @@ pub struct Device {
 struct Work {
     reference: Reference,
     pending: VecDeque<Prepared>,
+    /// Where the host looked last.
+    looked: Option<(Region, u64)>,
 }
 
 impl Work {
@@ -188,12 +190,12 @@ impl Executor for Device {
 
     fn load_u32(&self, region: Region, offset_bytes: u64) -> u32 {
         let mut work = self.work.borrow_mut();
-        let word = work.reference.load_u32(region, offset_bytes);
-        // The host looks first, so it always sees what was there before as well.
-        if !self.control.script().lazy {
+        // Only who looks again sees something new: so what was there before is always seen as well.
+        let again = work.looked.replace((region, offset_bytes)) == Some((region, offset_bytes));
+        if again && !self.control.script().lazy {
             work.step();
         }
-        word
+        work.reference.load_u32(region, offset_bytes)
     }
 
     fn read(&mut self, region: Region, offset_bytes: u64, out: &mut [u8]) -> Result<(), ExecutorError> {

@@ -38,7 +38,7 @@ fn ask_failing(submits: u32, fault: Fault) -> (ExecutorError, usize, String) {
     let (tokens, message) = failure(asked);
     assert_eq!(waiting.next(), None, "what waits is not left waiting");
     until("the handle says so", || engine.handle.is_stopped());
-    assert_eq!(engine.try_ask(&Question::greedy(3)).expect_err("the engine is gone"), Refused::Stopped);
+    assert_eq!(Question::greedy(3).submit(&engine.handle).expect_err("the engine is gone"), Refused::Stopped);
     let error = engine.end().expect_err("the device has failed");
     assert_eq!(message, error.to_string());
     (error, tokens, message)

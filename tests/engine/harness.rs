@@ -80,24 +80,8 @@ impl Engine {
         Setup::of(shape).start()
     }
 
-    pub fn try_ask(&self, question: &Question) -> Result<Asked, Refused> {
-        let (sender, events) = mpsc::unbounded_channel();
-        let ended = Arc::new(Ended::none_of(question.choices));
-        self.handle.submit(Request {
-            tokens: question.prompt.clone(),
-            sampling: question.sampling.clone(),
-            choices: question.choices,
-            max_tokens: question.max_tokens,
-            stop_tokens: question.stop_tokens.clone(),
-            logprobs: question.logprobs,
-            ended: ended.clone(),
-            events: sender,
-        })?;
-        Ok(Asked { events, ended })
-    }
-
     pub fn ask(&self, question: &Question) -> Asked {
-        self.try_ask(question).unwrap_or_else(|refused| panic!("{refused}"))
+        question.submit(&self.handle).unwrap_or_else(|refused| panic!("{refused}"))
     }
 
     /// Every choice's answer.
@@ -164,6 +148,22 @@ impl Question {
 
     pub fn choices(self, choices: u32) -> Question {
         Question { choices, ..self }
+    }
+
+    pub fn submit(&self, handle: &Handle) -> Result<Asked, Refused> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let ended = Arc::new(Ended::none_of(self.choices));
+        handle.submit(Request {
+            tokens: self.prompt.clone(),
+            sampling: self.sampling.clone(),
+            choices: self.choices,
+            max_tokens: self.max_tokens,
+            stop_tokens: self.stop_tokens.clone(),
+            logprobs: self.logprobs,
+            ended: ended.clone(),
+            events: sender,
+        })?;
+        Ok(Asked { events, ended })
     }
 
     /// The submissions that its prompt takes.
