@@ -122,8 +122,9 @@ pub struct Device {
 struct Work {
     reference: Reference,
     pending: VecDeque<Prepared>,
-    /// Where the host looked last.
+    /// Where the host looked last, and how often in a row.
     looked: Option<(Region, u64)>,
+    looks: u32,
 }
 
 impl Work {
@@ -190,9 +191,10 @@ impl Executor for Device {
 
     fn load_u32(&self, region: Region, offset_bytes: u64) -> u32 {
         let mut work = self.work.borrow_mut();
-        // Only who looks again sees something new: so what was there before is always seen as well.
+        // Two looks see what was there before, so the host is always ahead; the next see work being done.
         let again = work.looked.replace((region, offset_bytes)) == Some((region, offset_bytes));
-        if again && !self.control.script().lazy {
+        work.looks = if again { work.looks + 1 } else { 1 };
+        if work.looks > 2 && !self.control.script().lazy {
             work.step();
         }
         work.reference.load_u32(region, offset_bytes)
