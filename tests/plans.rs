@@ -10,7 +10,7 @@ use hesper::gguf::{BlockFormat, Gguf};
 use hesper::kernels::policy::Policy;
 use hesper::model::lower::{Mode, PlanKey};
 use hesper::plan::Plan;
-use synthetic::{Formats, Shape, Synthetic};
+use synthetic::{Formats, Shape, Synthetic, TINY};
 
 /// Most dispatches, and most barriers, of a layer of decoding.
 const LAYER_MAX: usize = 8;
@@ -31,24 +31,6 @@ fn keys() -> [PlanKey; 4] {
     let key = |mode, rows, outputs| PlanKey { mode, rows, outputs };
     [PlanKey::decode(1), key(Mode::Prefill, 4, 0), key(Mode::Prefill, 8, 1), key(Mode::Logits, 8, 8)]
 }
-
-/// One layer, as small as the formats allow.
-const TINY: Shape = Shape {
-    name: "tiny",
-    architecture: "qwen3",
-    layers: 1,
-    width: 64,
-    heads: 4,
-    kv_heads: 2,
-    head_dim: 16,
-    rotary: 16,
-    feed_forward: 96,
-    vocabulary: 70,
-    tied: true,
-    biases: false,
-    output_bias: false,
-    frequency_factors: false,
-};
 
 /// One of each family.
 fn families() -> [Shape; 3] {

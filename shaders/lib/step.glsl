@@ -41,8 +41,9 @@ const uint MAX_BIAS = 1024;
 const uint IN_PROMPT = 0x80000000u;
 
 // Entries of a sequence's ring of sampled tokens. An entry is token | (position & 0xfff) << 20, where position is that of
-// the sampled token: one word, so the host never sees half of it. The host clears entries to NOT_SAMPLED before reuse.
-const uint RING_TOKENS = 4096;
+// the sampled token: one word, so the host never sees half of it. The host clears them to NOT_SAMPLED before an answer.
+// The position tells an entry from that of a lap before, so a lap is shorter than 0x1000; and longer than what is in flight.
+const uint RING_TOKENS = 64;
 const uint NOT_SAMPLED = 0xffffffffu;
 
 // In a list of outputs: no row.

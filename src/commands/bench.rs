@@ -4,7 +4,7 @@ use super::bench_report::{Case, Report, Result as Measured};
 use super::flags::{DeviceFlags, ModelFlag};
 use super::load;
 use anyhow::{Result, anyhow, bail};
-use hesper::engine::pace::Pace;
+use hesper::engine::pace::{Pace, SILENCE};
 use hesper::engine::request::SamplingParameters;
 use hesper::engine::runner::Runner;
 use hesper::gguf::Gguf;
@@ -127,7 +127,7 @@ impl Bench {
         self.evaluate(case.depth, 1, true)?;
         let first = case.depth + 2;
         let (end, mut submitted) = (first + case.generated, first);
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(SILENCE);
         let start = Instant::now();
         for position in first..end {
             while submitted < end.min(position + 1 + AHEAD) {

@@ -4,6 +4,7 @@ use super::flags::{ContextFlag, DeviceFlags, ModelFlag, between};
 use super::load;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::BoolishValueParser;
+use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::{Handle, queue};
 use hesper::engine::request::{Ended, Event, FinishReason, Request, SamplingParameters};
 use hesper::engine::worker;
@@ -98,7 +99,8 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     let runner = load::load(planned, &gguf, gpu, &mut notes, || ())?;
     session.context_tokens = runner.context_tokens();
     let (handle, inbox) = queue(1);
-    let engine = std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker::run(runner, inbox))?;
+    let engine =
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker::run(runner, inbox, SILENCE))?;
     let outcome = match &flags.prompt {
         Some(prompt) => session.one_answer(&handle, prompt),
         None => session.chat(&handle),

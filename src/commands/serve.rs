@@ -5,6 +5,7 @@ use super::load;
 use anyhow::{Context, Result, anyhow};
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use hesper::api::{self, Settings, State};
+use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::{Handle, Inbox, queue};
 use hesper::engine::request::ServedModel;
 use hesper::engine::runner::Planned;
@@ -180,7 +181,7 @@ impl Engine {
         // The thread must not keep alive what it waits for the end of.
         drop(ready.state);
         writeln!(io::stdout(), "Listening on http://{}", ready.address)?;
-        Ok(worker::run(runner, inbox)?)
+        Ok(worker::run(runner, inbox, SILENCE)?)
     }
 }
 

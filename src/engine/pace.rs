@@ -12,17 +12,22 @@ const SLEEP_MAX: Duration = Duration::from_millis(1);
 /// The shortest; the kernel adds some 50 µs to any.
 const SLEEP_MIN: Duration = Duration::from_micros(20);
 /// Without a token for this long, the executor is asked what is wrong.
-const SILENCE: Duration = Duration::from_secs(10);
+pub const SILENCE: Duration = Duration::from_secs(10);
 
 /// Predicts the next token's time from the last ones'.
-#[derive(Default)]
 pub struct Pace {
+    silence: Duration,
     /// Smoothed time between tokens.
     interval: Duration,
     last: Option<Instant>,
 }
 
 impl Pace {
+    /// `silence`: the time without a token after which the executor is asked what is wrong, as [`SILENCE`].
+    pub fn new(silence: Duration) -> Pace {
+        Pace { silence, interval: Duration::ZERO, last: None }
+    }
+
     /// Waits until `poll` answers. `None` when `cancelled` says so first.
     pub fn wait<T>(
         &mut self,
@@ -54,7 +59,7 @@ impl Pace {
             } else {
                 std::hint::spin_loop();
             }
-            if asked.elapsed() > SILENCE {
+            if asked.elapsed() > self.silence {
                 // A hang is silent without fences: this one reports it.
                 runner.wait()?;
                 asked = Instant::now();

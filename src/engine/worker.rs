@@ -6,15 +6,16 @@ use super::queue::Inbox;
 use super::request::{Event, FinishReason, Request, Token};
 use super::runner::Runner;
 use crate::plan::ExecutorError;
+use std::time::Duration;
 
 /// Decode submissions in flight: while the host looks at one token, the device works on the next.
 const IN_FLIGHT: u32 = 2;
 
 /// Serves until every [`super::queue::Handle`] is gone, or the device fails: then the inbox is dropped and the handles
-/// say so.
-pub fn run(mut runner: Runner, mut inbox: Inbox) -> Result<(), ExecutorError> {
+/// say so. `silence` as in [`Pace::new`].
+pub fn run(mut runner: Runner, mut inbox: Inbox, silence: Duration) -> Result<(), ExecutorError> {
     while let Some(request) = inbox.next_request() {
-        let outcome = answer(&mut runner, &request);
+        let outcome = answer(&mut runner, &request, silence);
         inbox.finished();
         if let Err(error) = outcome {
             // The client may be gone already; the error is not lost, it is returned.
@@ -26,7 +27,7 @@ pub fn run(mut runner: Runner, mut inbox: Inbox) -> Result<(), ExecutorError> {
 }
 
 /// Answers a request. A client that went away ends it, which is no error.
-fn answer(runner: &mut Runner, request: &Request) -> Result<(), ExecutorError> {
+fn answer(runner: &mut Runner, request: &Request, silence: Duration) -> Result<(), ExecutorError> {
     let cancelled = || request.events.is_closed();
     let Some((last, before)) = request.tokens.split_last() else { return Ok(()) };
     let last_position = before.len() as u32;
@@ -45,7 +46,7 @@ fn answer(runner: &mut Runner, request: &Request) -> Result<(), ExecutorError> {
         if choice == 0 {
             send(request, Event::Started { cached_tokens: 0 });
         }
-        let finished = generate(runner, request, choice)?;
+        let finished = generate(runner, request, choice, Pace::new(silence))?;
         runner.wait()?;
         match finished {
             Some(reason) => send(request, Event::Finished { choice, reason }),
@@ -61,13 +62,17 @@ fn send(request: &Request, event: Event) {
 }
 
 /// Streams tokens until the answer ends; `None` when the client went away. May leave submissions in flight.
-fn generate(runner: &mut Runner, request: &Request, choice: u32) -> Result<Option<FinishReason>, ExecutorError> {
+fn generate(
+    runner: &mut Runner,
+    request: &Request,
+    choice: u32,
+    mut pace: Pace,
+) -> Result<Option<FinishReason>, ExecutorError> {
     let first = request.tokens.len() as u32;
     let room = runner.context_tokens().saturating_sub(first);
     let end = first + request.max_tokens.min(room);
     // Reading logits between tokens leaves no room for the device to run ahead.
     let in_flight = if request.logprobs.is_some() { 0 } else { IN_FLIGHT };
-    let mut pace = Pace::default();
     let mut submitted = first;
     for position in first..end {
         while submitted < (position + in_flight).min(end - 1) {

@@ -1,11 +1,14 @@
 //! What right requests are answered.
 
-use crate::harness::{Answer, CHAT, COMPLETIONS, engine, get, post, redact, saying, speak, state, text, token};
+use crate::harness::{
+    Answer, CHAT, COMPLETIONS, PATIENCE, engine, get, post, redact, saying, speak, state, text, token,
+};
 use hesper::{
     api::{Settings, State},
     engine::request::{Event, FinishReason, Request},
 };
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 fn chat(extra: Value) -> Value {
     let mut body =
@@ -183,6 +186,48 @@ async fn choices_are_told_apart() {
     let chunks = ok(&server(), COMPLETIONS, completion(json!({"n": 3, "stream": true}))).await.chunks();
     for (index, expected) in [("alpha", "stop"), ("beta", "length"), ("gamma", "stop")].into_iter().enumerate() {
         assert_eq!(streamed(&chunks, index), (expected.0.into(), json!(expected.1)));
+    }
+}
+
+/// A stop string is found by the client's side of the queue; the engine sees it at the token that completes it, and goes on
+/// with the other answers.
+#[tokio::test]
+async fn a_stop_string_ends_one_choice_in_the_engine() {
+    for stream in [false, true] {
+        let (sender, told) = std::sync::mpsc::channel();
+        let script = move |request: Request| {
+            let send = |choice: u32, id: u32| {
+                let token = token(&request, id);
+                request.events.send(Event::Token { choice, token }).unwrap();
+            };
+            let begin = Instant::now();
+            let words = text().encode("One two three", true);
+            words.iter().for_each(|id| send(0, *id));
+            while !request.ended.is_ended(0) {
+                assert!(begin.elapsed() < PATIENCE, "the engine is never told that the answer ended");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // A token that was in flight; nobody sees it.
+            send(0, words[0]);
+            request.events.send(Event::Finished { choice: 0, reason: FinishReason::Stop }).unwrap();
+            text().encode("One four", true).iter().for_each(|id| send(1, *id));
+            request.events.send(Event::Finished { choice: 1, reason: FinishReason::Length }).unwrap();
+            sender.send(request.ended.is_ended(1)).unwrap();
+        };
+        let server = state(Settings::default(), engine(1, script));
+        let answer = ok(&server, CHAT, chat(json!({"n": 2, "stop": "three", "stream": stream}))).await;
+        let found = if stream {
+            let chunks = answer.chunks();
+            [0, 1].map(|index| streamed(&chunks, index))
+        } else {
+            let choices = answer.json()["choices"].clone();
+            [0, 1].map(|index| {
+                let content = choices[index]["message"]["content"].as_str().unwrap().to_owned();
+                (content, choices[index]["finish_reason"].clone())
+            })
+        };
+        assert_eq!(found, [("One two ".into(), json!("stop")), ("One four".into(), json!("length"))]);
+        assert!(!told.recv_timeout(PATIENCE).unwrap(), "the other choice is not ended");
     }
 }
 

@@ -39,6 +39,25 @@ pub enum Formats {
     Mixed,
 }
 
+/// One layer, as small as the formats allow.
+#[allow(dead_code)] // not every test has one so small
+pub const TINY: Shape = Shape {
+    name: "tiny",
+    architecture: "qwen3",
+    layers: 1,
+    width: 64,
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 16,
+    rotary: 16,
+    feed_forward: 96,
+    vocabulary: 70,
+    tied: true,
+    biases: false,
+    output_bias: false,
+    frequency_factors: false,
+};
+
 /// Every format.
 const PLAIN: Shape = Shape {
     name: "qwen3-plain",

@@ -1,0 +1,117 @@
+//! Devices that fail, fall silent or are slow: the client is told, the engine ends, nothing hangs.
+
+use crate::device::Fault;
+use crate::harness::{Asked, CONTEXT, Engine, FLAT, Question, Setup, until};
+use hesper::engine::queue::Refused;
+use hesper::engine::request::Event;
+use hesper::plan::ExecutorError;
+use std::time::Duration;
+
+/// Long enough for every token of a device that works.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// Tokens until the request fails, and what it is told then. Nothing follows.
+fn failure(mut asked: Asked) -> (usize, String) {
+    let mut tokens = 0;
+    loop {
+        match asked.next() {
+            Some(Event::Started { .. }) => {}
+            Some(Event::Token { .. }) => tokens += 1,
+            Some(Event::Failed(message)) => {
+                assert_eq!(asked.next(), None, "nothing follows a failure");
+                return (tokens, message);
+            }
+            other => panic!("{other:?}, though the device fails"),
+        }
+    }
+}
+
+/// Asks a device that goes wrong after so many submissions. What the thread returns, and the failure.
+fn ask_failing(submits: u32, fault: Fault) -> (ExecutorError, usize, String) {
+    let engine = Setup { silence: SILENCE, ..Setup::of(FLAT) }.start();
+    engine.device.fail_after(submits, fault);
+    engine.device.hold_after(0);
+    let asked = engine.ask(&Question::sampled(20, 1).max_tokens(30));
+    engine.device.until_held();
+    let mut waiting = engine.ask(&Question::greedy(3));
+    engine.device.open();
+    let (tokens, message) = failure(asked);
+    assert_eq!(waiting.next(), None, "what waits is not left waiting");
+    until("the handle says so", || engine.handle.is_stopped());
+    assert_eq!(Question::greedy(3).submit(&engine.handle).expect_err("the engine is gone"), Refused::Stopped);
+    let error = engine.end().expect_err("the device has failed");
+    assert_eq!(message, error.to_string());
+    (error, tokens, message)
+}
+
+#[test]
+fn a_lost_device_ends_the_engine() {
+    let chunks = Question::sampled(20, 1).chunks();
+    // In the prompt, at the first decode, and amid the answer. The failing submission is two ahead of the token.
+    for (submits, tokens) in [(0, 0), (chunks - 1, 0), (chunks, 0), (chunks + 1, 0), (chunks + 2, 1), (chunks + 9, 8)] {
+        let (error, sent, message) = ask_failing(submits, Fault::Lost);
+        assert!(matches!(error, ExecutorError::DeviceLost(_)), "{error:?}");
+        assert_eq!(message, "the device was lost: the test has unplugged it");
+        assert_eq!(sent, tokens, "after {submits} submissions");
+    }
+}
+
+#[test]
+fn a_device_that_never_samples_ends_the_engine() {
+    let chunks = Question::sampled(20, 1).chunks();
+    for (submits, tokens) in [(0, 0), (chunks, 1), (chunks + 4, 5)] {
+        let (error, sent, message) = ask_failing(submits, Fault::Swallowed);
+        assert!(matches!(error, ExecutorError::Device(_)), "{error:?}");
+        assert_eq!(message, "the device finished its work without giving a token");
+        assert_eq!(sent, tokens, "after {submits} submissions");
+    }
+}
+
+#[test]
+fn a_device_that_hangs_is_asked_and_says_so() {
+    let chunks = Question::sampled(20, 1).chunks();
+    for (submits, tokens) in [(1, 0), (chunks + 4, 5)] {
+        let (error, sent, _) = ask_failing(submits, Fault::TimedOut);
+        assert!(matches!(error, ExecutorError::TimedOut { waited_s: 7 }), "{error:?}");
+        assert_eq!(sent, tokens, "after {submits} submissions");
+    }
+}
+
+#[test]
+fn a_failure_is_told_even_if_the_client_is_gone() {
+    let engine = Engine::of(FLAT);
+    engine.device.fail_after(0, Fault::Lost);
+    engine.device.hold_after(0);
+    let asked = engine.ask(&Question::greedy(3));
+    engine.device.until_held();
+    drop(asked);
+    engine.device.open();
+    let error = engine.end().expect_err("the device is lost");
+    assert!(matches!(error, ExecutorError::DeviceLost(_)), "{error:?}");
+}
+
+/// Silence alone is no failure: whoever is asked and then gives the token goes on.
+#[test]
+fn a_device_slower_than_the_silence_is_not_given_up() {
+    let question = Question::sampled(20, 1).max_tokens(4);
+    let expected = Engine::of(FLAT).answer(&question);
+    let engine = Setup { silence: Duration::from_millis(5), ..Setup::of(FLAT) }.start();
+    engine.device.be_lazy();
+    assert_eq!(engine.answer(&question), expected);
+    engine.end().expect("the device works");
+}
+
+#[test]
+fn a_client_need_not_wait_for_a_silent_device_to_leave() {
+    let expected = Engine::of(FLAT).answer(&Question::greedy(9));
+    // With the usual patience the engine would notice by itself much later.
+    let engine = Setup { silence: Duration::from_secs(3600), ..Setup::of(FLAT) }.start();
+    let question = Question::sampled(20, 1).max_tokens(CONTEXT);
+    engine.device.fail_after(question.chunks(), Fault::Swallowed);
+    let mut leaving = engine.ask(&question);
+    leaving.take_tokens(1);
+    until("the engine waits for the next token", || engine.device.submits() >= question.chunks() + 2);
+    engine.device.heal();
+    drop(leaving);
+    assert_eq!(engine.answer(&Question::greedy(9)), expected);
+}
