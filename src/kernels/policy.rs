@@ -65,7 +65,8 @@ impl Policy {
     }
 
     fn mat_mul_gpu(&self, layout: &Layout, tokens: u32) -> MatMulShape {
-        let parts = if tokens <= 2 { 8.min(layout.blocks()).max(1) } else { 4 };
+        // The same for any number of tokens, so that a token's sums are taken in one order; never more than there are blocks.
+        let parts = layout.blocks().min(4);
         match tokens {
             1 => MatMulShape { rows: 1, tokens: 1, parts },
             2..=4 => MatMulShape { rows: 2, tokens: 4, parts },
