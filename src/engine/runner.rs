@@ -3,7 +3,7 @@
 use super::request::{MAX_LOGIT_BIAS, SamplingParameters};
 use super::schedule;
 use crate::gguf::Gguf;
-use crate::kernels::{BLOCK_TOKENS, Bias, IN_PROMPT, NOT_SAMPLED, RING_TOKENS, Row, Sampling, policy::Policy};
+use crate::kernels::{Bias, IN_PROMPT, NOT_SAMPLED, RING_TOKENS, Row, Sampling, policy::Policy};
 use crate::model::ModelError;
 use crate::model::dims::Dims;
 use crate::model::load;
@@ -274,10 +274,5 @@ impl Runner {
     /// Most tokens of prompt and answer together.
     pub fn context_tokens(&self) -> u32 {
         self.model.sizes.context_tokens
-    }
-
-    /// Cache blocks of [`BLOCK_TOKENS`] tokens.
-    pub fn cache_blocks(&self) -> u32 {
-        self.model.sizes.positions() / BLOCK_TOKENS
     }
 }
