@@ -45,7 +45,11 @@ impl Planned {
         let sizes = Sizes { sequences: 1, context_tokens, chunk_rows: options.chunk_rows };
         let policy = options.policy;
         let weights = Weights::place(architecture, &dims, gguf, sizes.positions(), &policy)?;
-        let state = State::place(&dims, &sizes);
+        let shape = dims.attention(architecture, false);
+        let state = State::place(&dims, &shape, &sizes).map_err(|error| ModelError::Unusable {
+            file: gguf.file().to_owned(),
+            problem: format!("{error}; shorten the context with --ctx"),
+        })?;
         let slot_bytes = load::slot_bytes(&weights);
         let model = Model { architecture, dims, sizes, weights, state, policy };
         let arena_bytes = model.keys().map(|key| model.lower(key).arena_bytes).max().unwrap_or(0);

@@ -77,11 +77,6 @@ impl Shape {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    /// Bytes of the table of (cos, sin) for `positions` positions: [position][rotary / 2] pairs of floats.
-    pub fn rope_bytes(&self, positions: u32) -> u64 {
-        u64::from(positions) * u64::from(self.rotary) * 4
-    }
-
     /// Traffic of one row's own q, k and v.
     fn row_bytes(&self) -> u64 {
         4 * u64::from(self.qkv_cols()) + 4 * u64::from(self.q_cols()) + 4 * self.token_bytes() / 2

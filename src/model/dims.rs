@@ -1,9 +1,10 @@
 //! A model's dimensions, read from a file's metadata and checked for sense before anything is sized by them.
 
 use super::ModelError;
-use super::architecture::{self, Architecture};
+use super::architecture::{self, Architecture, RopePairs};
 use super::families;
 use crate::gguf::Gguf;
+use crate::kernels::attention;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dims {
@@ -61,6 +62,20 @@ impl Dims {
         let dims = keys.dims()?;
         keys.check(&dims)?;
         Ok((architecture, dims))
+    }
+}
+
+impl Dims {
+    /// What the attention kernels need to know; `normed`: queries and keys are normalized first.
+    pub fn attention(&self, architecture: &Architecture, normed: bool) -> attention::Shape {
+        attention::Shape {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            rotary: self.rotary,
+            neox: architecture.rope == RopePairs::Halves,
+            qk_norm_eps: normed.then_some(self.norm_eps),
+        }
     }
 }
 

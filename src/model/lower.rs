@@ -1,7 +1,7 @@
 //! Lowering: an architecture, dimensions, placed weights and a plan key become a plan. The only function that turns
 //! models into work.
 
-use super::architecture::{Architecture, RopePairs};
+use super::architecture::Architecture;
 use super::dims::Dims;
 use super::memory::{Sizes, State};
 use super::weights::{GateUp, Layer, Weights};
@@ -102,18 +102,6 @@ impl Lowering<'_> {
         self.builder.scratch(u64::from(rows) * u64::from(cols) * 4)
     }
 
-    fn attention_shape(&self, layer: &Layer) -> attention::Shape {
-        let dims = &self.model.dims;
-        attention::Shape {
-            heads: dims.heads,
-            kv_heads: dims.kv_heads,
-            head_dim: dims.head_dim,
-            rotary: dims.rotary,
-            neox: self.model.architecture.rope == RopePairs::Halves,
-            qk_norm_eps: layer.query_key_norm.is_some().then_some(dims.norm_eps),
-        }
-    }
-
     fn layer(&mut self, index: usize, layer: &Layer, x: Tensor, rows: &Tensor) -> Tensor {
         let dims = &self.model.dims;
         let attended = self.attention(index, layer, &x, rows);
@@ -141,7 +129,9 @@ impl Lowering<'_> {
         let input = self.input(format!("layer {index} attention norm"), x, &layer.attention_norm);
         let qkv = self.side_by_side(format!("layer {index} qkv"), &parts, &input, bias, &Epilogue::Store);
 
-        let (shape, count) = (self.attention_shape(layer), self.key.rows);
+        let model = self.model;
+        let shape = model.dims.attention(model.architecture, layer.query_key_norm.is_some());
+        let count = self.key.rows;
         let geometry = Geometry::new(&self.model.policy, &shape);
         let state = &self.model.state;
         let (mut keys, mut values) = (state.keys[index].clone(), state.values[index].clone());

@@ -3,6 +3,7 @@
 
 use super::ModelError;
 use super::dims::Dims;
+use crate::kernels::attention::{Shape, Unsupported};
 use crate::kernels::{BLOCK_TOKENS, Bias, MAX_BIAS, RING_TOKENS, Row, Sampling};
 use crate::plan::{Region, Tensor};
 use std::fmt;
@@ -67,17 +68,17 @@ pub struct State {
 }
 
 impl State {
-    pub fn place(dims: &Dims, sizes: &Sizes) -> State {
+    /// `shape` is that of the model's attention; an error when the kernels cannot do it, or address a cache of this size.
+    pub fn place(dims: &Dims, shape: &Shape, sizes: &Sizes) -> Result<State, Unsupported> {
+        let cache_blocks = sizes.sequences.saturating_mul(sizes.blocks_a_sequence());
+        shape.check(cache_blocks)?;
         let mut step = Bump::new(Region::Step);
         let sequences = u64::from(sizes.sequences);
         let rows = |count: u32| u64::from(count) * size_of::<Row>() as u64;
         let words = |count: u64| count * 4;
         let outputs = sizes.chunk_rows.max(sizes.sequences);
         let mut cache = Vec::new();
-        let layer_bytes = 2
-            * sequences
-            * u64::from(sizes.blocks_a_sequence())
-            * u64::from(BLOCK_TOKENS * dims.kv_heads * dims.head_dim);
+        let layer_bytes = shape.cache_bytes(cache_blocks);
         let mut place_cache = || (0..dims.layers).map(|_| place_in(&mut cache, layer_bytes)).collect::<Vec<_>>();
         let (keys, values) = (place_cache(), place_cache());
         let ring_bytes = words(sequences * u64::from(RING_TOKENS));
@@ -101,7 +102,7 @@ impl State {
         state.region_bytes =
             vec![(Region::Step, step.bytes), (Region::Output, ring_bytes), (Region::Logits, logits_bytes)];
         state.region_bytes.extend((0..).map(Region::Cache).zip(cache));
-        state
+        Ok(state)
     }
 
     pub fn cache_bytes(&self) -> u64 {
@@ -186,5 +187,35 @@ impl fmt::Display for MemoryPlan {
             mib(self.total_bytes()),
             mib(self.budget_bytes)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::families;
+
+    #[test]
+    fn a_cache_that_the_kernels_cannot_address_is_refused() {
+        let dims = Dims {
+            layers: 1,
+            width: 64,
+            heads: 128,
+            kv_heads: 128,
+            head_dim: 256,
+            rotary: 256,
+            feed_forward: 64,
+            vocabulary: 100,
+            context_tokens: 1 << 20,
+            norm_eps: 1e-6,
+            rope_base: 1e4,
+            rope_factor: 1.0,
+        };
+        let shape = dims.attention(families::ALL[0], false);
+        let place =
+            |context_tokens| State::place(&dims, &shape, &Sizes { sequences: 1, context_tokens, chunk_rows: 4 });
+        // 64 KiB a token: 2047 blocks of 32 tokens, and the spare one, are 4 GiB.
+        assert_eq!(place(2047 * 32).expect("it fits").keys[0].bytes, 1 << 32);
+        assert_eq!(place(2047 * 32 + 1).err(), Some(Unsupported::Cache { blocks: 2049 }));
     }
 }
