@@ -4,7 +4,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, devices, inspect, logits, plan, run, serve, tokenize};
+use commands::{bench, devices, inspect, load_test, logits, plan, run, serve, tokenize};
 use std::io;
 use std::process::ExitCode;
 
@@ -33,6 +33,7 @@ enum Command {
     Serve(serve::Flags),
     Run(run::Flags),
     Bench(bench::Flags),
+    Load(load_test::Flags),
     Devices(devices::DevicesFlags),
     Doctor(devices::DoctorFlags),
     Plan(plan::Flags),
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Serve(flags) => serve::serve(&flags),
         Command::Run(flags) => run::run(&flags),
         Command::Bench(flags) => bench::bench(&flags),
+        Command::Load(flags) => load_test::load(&flags),
         Command::Devices(_) => devices::devices(),
         Command::Doctor(flags) => devices::doctor(&flags),
         Command::Plan(flags) => plan::plan(&flags),
