@@ -4,7 +4,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, devices, inspect, load_test, logits, plan, run, serve, tokenize};
+use commands::{bench, devices, health, inspect, load_test, logits, plan, run, serve, tokenize};
 use std::io;
 use std::process::ExitCode;
 
@@ -36,6 +36,7 @@ enum Command {
     Load(load_test::Flags),
     Devices(devices::DevicesFlags),
     Doctor(devices::DoctorFlags),
+    Health(health::Flags),
     Plan(plan::Flags),
     Tokenize(tokenize::Flags),
     Logits(logits::Flags),
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Load(flags) => load_test::load(&flags),
         Command::Devices(_) => devices::devices(),
         Command::Doctor(flags) => devices::doctor(&flags),
+        Command::Health(flags) => health::health(&flags),
         Command::Plan(flags) => plan::plan(&flags),
         Command::Tokenize(flags) => tokenize::tokenize(&flags),
         Command::Logits(flags) => logits::logits(&flags),
