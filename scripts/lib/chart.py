@@ -29,7 +29,7 @@ TEXT, SMALL, HEAD = 13, 12, 18    # sizes of letters
 # No letter of a text is on average wider than this part of its size, whatever sans-serif is at hand.
 LETTER = 0.6
 # Okabe and Ito's palette, which people tell apart who see colours differently (https://jfly.uni-koeln.de/color/), in an
-# order whose neighbours differ in lightness too; each has 3:1 of contrast to a white and to a black page, or an outline.
+# order whose neighbours differ in lightness too. A bar's outline gives the contrast to a page that its colour lacks.
 COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"]
 STYLE = """
   svg { color-scheme: light dark; font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", Arial, sans-serif; }
@@ -148,7 +148,7 @@ def panel(group, series, left, top, room):
         long = 0 if value is None else length * value / most
         if value is not None:
             elements.append(f'<rect class="bar" x="{start:.1f}" y="{middle - BAR / 2:.1f}" width="{long:.1f}" height="{BAR}" '
-                            f'fill="{colour}" stroke-width="0.5"><title>{escape(f"{label}: {number(value)}")}</title></rect>')
+                            f'fill="{colour}" stroke-width="1"><title>{escape(f"{label}: {number(value)}")}</title></rect>')
         elements.append(text(start + long + 8, middle + 4, number(value), SMALL))
         y += row
     elements.append(f'<line class="axis" x1="{start:.1f}" y1="{first:.1f}" x2="{start:.1f}" y2="{y:.1f}"/>')
