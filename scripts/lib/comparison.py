@@ -25,6 +25,7 @@ LOAD = [
     ("first_token_ms_mean", "Time to first token, mean", "ms", "less"),
     ("inter_token_ms_mean", "Time between tokens, mean", "ms", "less"),
 ]
+MEMORY = ["weights", "KV", "scratch", "held beyond weights and KV", "held", "peak"]
 IN_TABLE = ["QPS", "tokens/s", "mean ms", "P95 ms", "P99 ms", "first token ms", "between tokens ms"]
 
 
@@ -56,17 +57,17 @@ def bench(folder, variant):
 
 
 def planned_mib(folder, variant):
-    """MiB of weights and of cache that the server said it would take."""
+    """MiB of weights, of the cache and of all else on the device that the server said it would take."""
     name = f"serve-{variant}.log"
-    line = re.search(r"^Memory: weights ([\d.]+) / KV ([\d.]+) /", read(folder, name), re.MULTILINE)
+    line = re.search(r"^Memory: weights ([\d.]+) / KV ([\d.]+) / arena ([\d.]+) / other ([\d.]+) /", read(folder, name), re.MULTILINE)
     if not line:
         raise Incomplete(f"{name} has no line that begins with `Memory: weights`")
-    return float(line[1]), float(line[2])
+    return float(line[1]), float(line[2]), float(line[3]) + float(line[4])
 
 
 def memory(folder, variant):
     """MiB of the server's process and of the far side's, at the end and at the peak, and what is beyond the model's."""
-    weights, cache = planned_mib(folder, variant)
+    weights, cache, scratch = planned_mib(folder, variant)
     processes = re.split(r"^process ", read(folder, f"memory-{variant}.txt"), flags=re.MULTILINE)[1:]
     peak = held = 0.0
     now_only = False
@@ -81,7 +82,8 @@ def memory(folder, variant):
         raise Incomplete(f"memory-{variant}.txt tells of no process")
     planned = weights + cache
     return {
-        "weights_mib": weights, "kv_mib": cache, "peak_mib": round(peak, 1), "held_mib": round(held, 1),
+        "weights_mib": weights, "kv_mib": cache, "scratch_mib": round(scratch, 1),
+        "scratch_share": round(scratch / planned, 4), "peak_mib": round(peak, 1), "held_mib": round(held, 1),
         "beyond_mib": round(held - planned, 1), "beyond_share": round((held - planned) / planned, 4),
         "peak_is_of_the_end": now_only,
     }
@@ -141,11 +143,12 @@ def speed_table(result):
 
 
 def memory_table(result):
-    lines = [row(["MiB", "weights", "KV", "held at the end", "of it beyond weights and KV", "share", "peak"]), row(["---"] + ["---:"] * 6)]
+    lines = [row(["MiB", *MEMORY]), row(["---"] + ["---:"] * len(MEMORY))]
     for variant in result["variants"]:
         used = variant["memory"]
-        sizes = [f"{used[key]:.1f}" for key in ("weights_mib", "kv_mib", "held_mib", "beyond_mib")]
-        lines.append(row([variant["name"], *sizes, f"{used['beyond_share'] * 100:.1f} %", f"{used['peak_mib']:.1f}"]))
+        size = {key: f"{value:.1f}" for key, value in used.items()}
+        beyond = [f"{size[f'{name}_mib']} ({used[f'{name}_share'] * 100:.1f} %)" for name in ("scratch", "beyond")]
+        lines.append(row([variant["name"], size["weights_mib"], size["kv_mib"], *beyond, size["held_mib"], size["peak_mib"]]))
     return lines
 
 
@@ -155,7 +158,7 @@ def notes(result):
     lines = [
         f"{result['machine']}; {result['time']}; {result['podman']}; {result['model']}",
         f"{result['command']} (revision {result['revision']})",
-        f"Load: {conditions['rounds']} rounds by turns, {conditions['requests']} requests each, {conditions['concurrency']} at a "
+        f"Load: {conditions['rounds']} round(s) by turns, {conditions['requests']} requests each, {conditions['concurrency']} at a "
         f"time, at most {conditions['max_tokens']} tokens, prompts {conditions['prompts']}. Bench: {result['bench']} tokens of "
         "prompt and of answer. Medians of rounds; shares are ratios of medians.",
     ]
@@ -169,6 +172,7 @@ def notes(result):
 
 def markdown(result):
     about_memory = (
+        "Scratch is what Hesper takes of the device besides weights and KV; percentages are of weights and KV. "
         "Held is anonymous and shared memory of the server's process, and through Venus of the far side's too, when the load had "
         "ended; peak is the most that was resident (VmHWM), which counts the model's file while it was read, and libraries."
     )

@@ -239,12 +239,16 @@ impl Measured {
             true => format!("; {tokens} tokens came in {chunks} chunks, and between tokens means between chunks"),
             false => String::new(),
         };
+        let again = match sum(|round| round.sent_again as u64) {
+            0 => String::new(),
+            count => format!("; {count} requests were sent twice, since their connection was closed at once"),
+        };
         let unfinished = match sum(|round| round.unfinished as u64) {
             0 => String::new(),
             count => format!("; {count} were given up under way"),
         };
         format!(
-            "{} ({}), {} of {requests} answers whole{counted}{several}{unfinished}",
+            "{} ({}), {} of {requests} answers whole{counted}{several}{again}{unfinished}",
             self.url,
             self.model,
             self.answers()

@@ -115,6 +115,8 @@ pub struct Sample {
     pub output_tokens: Option<u64>,
     /// The tokens are the server's count; otherwise chunks were counted.
     pub from_usage: bool,
+    /// The request was sent twice: see [`Client::ask`].
+    pub sent_again: bool,
 }
 
 pub type Outcome = Result<Sample, Failure>;
@@ -123,6 +125,8 @@ pub type Outcome = Result<Sample, Failure>;
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
+    /// Opens a connection for each request.
+    fresh: reqwest::Client,
     base: Url,
     settings: Settings,
     model: String,
@@ -135,9 +139,10 @@ impl Client {
     /// before anything is measured, and so is whether it takes `stream_options`.
     pub async fn connect(settings: Settings, first: &Value) -> Result<Client, ClientError> {
         let base = base_url(&settings.url)?;
-        let http = http_client(&base, &settings)?;
+        let http = http_client(&base, &settings, usize::MAX)?;
+        let fresh = http_client(&base, &settings, 0)?;
         let model = settings.model.clone().unwrap_or_default();
-        let mut client = Client { http, base, asks_usage: AtomicBool::new(settings.stream), settings, model };
+        let mut client = Client { http, fresh, base, asks_usage: AtomicBool::new(settings.stream), settings, model };
         if client.settings.model.is_none() {
             client.model = client.first_model().await?;
         }
@@ -168,7 +173,9 @@ impl Client {
         self.settings.stream && !self.asks_usage.load(Ordering::Relaxed)
     }
 
-    /// Sends one request and reads all of its answer.
+    /// Sends one request and reads all of its answer. A connection that was kept open may be closed by the server just
+    /// when the next request is sent on it (llama-server does so); a request that is lost without a byte of an answer is
+    /// therefore sent once more, on a connection of its own, and its sample says so.
     pub async fn ask(&self, messages: &Value) -> Outcome {
         self.ask_for(messages, self.settings.max_tokens).await
     }
@@ -184,11 +191,20 @@ impl Client {
         if self.asks_usage.load(Ordering::Relaxed) {
             body["stream_options"] = json!({"include_usage": true});
         }
-        let request = self.authorized(self.http.post(self.endpoint("chat/completions"))).json(&body);
+        let send = async |http: &reqwest::Client| -> Result<Response, Failure> {
+            let request = self.authorized(http.post(self.endpoint("chat/completions"))).json(&body);
+            request.send().await.map_err(|error| sending(&error))
+        };
         let exchange = async {
             let start = Instant::now();
-            let response = checked(request.send().await.map_err(|error| sending(&error))?).await?;
-            if self.settings.stream { stream(response, start).await } else { whole(response, start).await }
+            let (response, sent_again) = match send(&self.http).await {
+                Err(failure) if failure.kind == FailureKind::Lost => (send(&self.fresh).await?, true),
+                sent => (sent?, false),
+            };
+            let response = checked(response).await?;
+            let sample =
+                if self.settings.stream { stream(response, start).await? } else { whole(response, start).await? };
+            Ok(Sample { sent_again, ..sample })
         };
         self.in_time(exchange).await
     }
@@ -239,12 +255,14 @@ fn base_url(text: &str) -> Result<Url, ClientError> {
     Ok(url)
 }
 
-fn http_client(base: &Url, settings: &Settings) -> Result<reqwest::Client, ClientError> {
+/// A client that keeps so many idle connections open.
+fn http_client(base: &Url, settings: &Settings, idle_connections: usize) -> Result<reqwest::Client, ClientError> {
     // Whoever came first has set the same; TLS is used by https addresses alone.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("hesper/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(settings.timeout)
+        .pool_max_idle_per_host(idle_connections)
         // A request that is sent again, or sent elsewhere, would be measured as one.
         .retry(reqwest::retry::never())
         .redirect(reqwest::redirect::Policy::none());

@@ -132,6 +132,8 @@ pub struct Summary {
     pub counted_by_chunks: usize,
     /// Chunks with content, of streams.
     pub chunks: u64,
+    /// Answers whose request was sent twice, since its connection was lost before there was an answer.
+    pub sent_again: usize,
     pub errors: Vec<Failures>,
     #[serde(flatten)]
     pub figures: Figures,
@@ -152,6 +154,7 @@ impl Summary {
             counted_by_usage: by_usage,
             counted_by_chunks: by_chunks,
             chunks: samples.iter().map(|sample| sample.chunks).sum(),
+            sent_again: samples.iter().filter(|sample| sample.sent_again).count(),
             errors: errors(batch.outcomes.iter().filter_map(|outcome| outcome.as_ref().err())),
             figures: Figures::of(&batch.outcomes, batch.elapsed),
         }
@@ -186,6 +189,7 @@ mod tests {
             prompt_tokens: tokens,
             output_tokens: tokens,
             from_usage: tokens.is_some(),
+            sent_again: false,
         })
     }
 

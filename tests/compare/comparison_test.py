@@ -55,10 +55,10 @@ class Report(unittest.TestCase):
         self.assertEqual(container["kept_of_native"]["latency_ms_p95"], 1.2)
         self.assertEqual(container["kept_of_native"]["tg8"], 0.9)
         self.assertEqual(native["memory"]["held_mib"], 110.0)
-        self.assertEqual(native["memory"]["beyond_share"], 0.1)
+        self.assertEqual((native["memory"]["beyond_share"], native["memory"]["scratch_share"]), (0.1, 0.02))
         self.assertEqual((container["memory"]["held_mib"], container["memory"]["peak_mib"]), (130.0, 250.0))
         text = (self.folder / "comparison.md").read_text()
-        for part in ["| container / native | ×0.900 | ×0.900 | ×1.200 |", "10.0 %", "bench pp16 t/s", "a machine", "scripts/compare"]:
+        for part in ["| container / native | ×0.900 | ×0.900 | ×1.200 |", "| 80.0 | 20.0 | 2.0 (2.0 %) | 10.0 (10.0 %) | 110.0 | 200.0 |", "bench pp16 t/s", "a machine", "scripts/compare"]:
             self.assertIn(part, text)
         xml.parse(self.folder / "comparison.svg")
 

@@ -5,6 +5,7 @@ use hesper::load::client::{ClientError, FailureKind, Outcome};
 use hesper::load::sse::LINE_BYTES_MAX;
 use hesper::load::{Client, Settings};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Nothing here takes long but what is made to.
@@ -155,6 +156,31 @@ async fn connections_that_fail() {
     assert_eq!(client.ask(&messages()).await.unwrap_err().kind, FailureKind::Refused);
     let error = Client::connect(settings(url), &messages()).await.unwrap_err().to_string();
     assert!(error.contains("a first request failed: connection refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_lost_is_sent_once_more() {
+    let lost = AtomicUsize::new(0);
+    let sample = ask(move || match lost.fetch_add(1, Ordering::Relaxed) {
+        0 => Reply::Bytes(Vec::new()),
+        _ => Reply::Bytes(good_stream()),
+    })
+    .await
+    .unwrap();
+    assert!(sample.sent_again && sample.output_tokens == Some(6), "{sample:?}");
+    let server = Server::start(1, |body| Reply::Bytes(if is_probe(body) { good_stream() } else { Vec::new() })).await;
+    let client = Client::connect(settings(server.url()), &messages()).await.unwrap();
+    assert_eq!(client.ask(&messages()).await.unwrap_err().kind, FailureKind::Lost);
+    assert_eq!(server.asked.count(), 3);
+    // What was answered in part is not asked again.
+    assert!(!ask(|| Reply::Bytes(good_stream())).await.unwrap().sent_again);
+    let server = Server::start(1, |body| {
+        Reply::Bytes(if is_probe(body) { good_stream() } else { good_stream()[..200].to_vec() })
+    })
+    .await;
+    let client = Client::connect(settings(server.url()), &messages()).await.unwrap();
+    assert_eq!(client.ask(&messages()).await.unwrap_err().kind, FailureKind::Truncated);
+    assert_eq!(server.asked.count(), 2);
 }
 
 #[tokio::test]
