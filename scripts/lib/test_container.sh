@@ -96,7 +96,8 @@ ask_container() {
   choose_network "$port"
   say "--- $name"
   start_server 300 "$LOGS/container-$name.log" "$port" scripts/image run --name "$CONTAINER" "${NETWORK[@]}" \
-    --models models --env "HESPER_MODEL=/models/$DEMO_MODEL" --env HESPER_ALLOW_SOFTWARE=1 "$@" --
+    --models models --env "HESPER_MODEL=/models/$DEMO_MODEL" --env HESPER_ALLOW_SOFTWARE=1 \
+    --env HESPER_DRAIN_SECONDS=240 "$@" --
   head -n 1 "$SERVER_LOG"
   limit 900 "$PYTHON" tests/clients/questions.py "http://127.0.0.1:$port/v1"
   limit 300 "$PYTHON" tests/clients/openai_client.py "http://127.0.0.1:$port/v1"
