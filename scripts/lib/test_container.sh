@@ -33,7 +33,8 @@ config = image["Config"]
 assert config["User"] == "65532:65532", config["User"]
 assert config["Entrypoint"] == ["/usr/local/bin/hesper"] and config["Cmd"] == ["serve"], config
 assert config["StopSignal"] == "SIGTERM" and "/cache" in config["Volumes"], config
-assert image["HealthCheck"]["Test"] == ["CMD", "/usr/local/bin/hesper", "health"], image["HealthCheck"]
+check = image.get("HealthCheck") or image.get("Healthcheck")
+assert check["Test"] == ["CMD", "/usr/local/bin/hesper", "health"], check
 for name in "title description licenses version revision source".split():
     assert config["Labels"].get("org.opencontainers.image." + name), name
 print("version", config["Labels"]["org.opencontainers.image.version"], "revision", config["Labels"]["org.opencontainers.image.revision"])'
@@ -96,8 +97,9 @@ ask_container() {
   choose_network "$port"
   say "--- $name"
   start_server 300 "$LOGS/container-$name.log" "$port" scripts/image run --name "$CONTAINER" "${NETWORK[@]}" \
-    --models models --env "HESPER_MODEL=/models/$DEMO_MODEL" --env HESPER_ALLOW_SOFTWARE=1 "$@" --
-  head -n 1 "$SERVER_LOG"
+    --models models --env "HESPER_MODEL=/models/$DEMO_MODEL" --env HESPER_ALLOW_SOFTWARE=1 \
+    --env HESPER_DRAIN_SECONDS=240 "$@" --
+  grep "^Device " "$SERVER_LOG"
   limit 900 "$PYTHON" tests/clients/questions.py "http://127.0.0.1:$port/v1"
   limit 300 "$PYTHON" tests/clients/openai_client.py "http://127.0.0.1:$port/v1"
   limit 60 podman healthcheck run "$CONTAINER" || die "the health check fails on a server that answers"

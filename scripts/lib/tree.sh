@@ -48,6 +48,7 @@ make_tree() {
 inside() {
   exec unshare --mount --propagation private ${NAMESPACES:-} sh -euc '
     tree=$1 folder=$2; shift 2
+    mount --bind "$tree" "$tree" # container tools want a root that is a mount point
     mount -t proc proc "$tree/proc"
     for m in /sys /dev; do mount --rbind "$m" "$tree$m"; done
     if [ "$folder" != / ]; then mkdir -p "$tree$folder"; mount --rbind "$folder" "$tree$folder"; fi
