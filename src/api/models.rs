@@ -49,6 +49,8 @@ pub async fn health(extract::State(state): extract::State<State>) -> Response {
     };
     let (status, word) = if service.engine.is_stopped() {
         (StatusCode::SERVICE_UNAVAILABLE, "stopped")
+    } else if service.engine.is_restarting() {
+        (StatusCode::SERVICE_UNAVAILABLE, "restarting")
     } else if service.engine.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else {
