@@ -74,12 +74,7 @@ fn main() -> ExitCode {
 /// Variables that drivers read when they are loaded; those that the user has set stay.
 fn set_driver_environment() {
     // Venus allocates without waiting and ends the process where that fails; waiting costs time at load only.
-    // Mesa 25.0's Venus leaves a destructor with every thread that called it. Where the loader has unloaded the driver by
-    // the time such a thread ends, that is a jump into nowhere.
-    hesper::gpu::set_driver_environment(&[
-        ("VN_PERF", "no_async_mem_alloc"),
-        ("VK_LOADER_DISABLE_DYNAMIC_LIBRARY_UNLOADING", "1"),
-    ]);
+    hesper::gpu::set_driver_environment(&[("VN_PERF", "no_async_mem_alloc")]);
 }
 
 fn log(targets: tracing_subscriber::filter::Targets) {
