@@ -11,7 +11,7 @@ use hesper::engine::request::ServedModel;
 use hesper::engine::runner::{Planned, Runner};
 use hesper::engine::worker;
 use hesper::gguf::Gguf;
-use hesper::gpu::Gpu;
+use hesper::gpu::{self, Gpu};
 use hesper::plan::ExecutorError;
 use hesper::text::Text;
 use std::io::{self, ErrorKind, Write};
@@ -85,6 +85,7 @@ impl Flags {
 }
 
 pub fn serve(flags: &Flags) -> Result<ExitCode> {
+    gpu::start_again_on_abort();
     let (gguf, text) = load::open(&flags.model.model)?;
     let (listener, address) = listen(&flags.host, flags.port)?;
     let mut out = io::stdout();
