@@ -43,7 +43,7 @@ print("version", config["Labels"]["org.opencontainers.image.version"], "revision
 # The binary's own list of crates, as scanners read it, against Cargo.lock
 check_crates() {
   local folder; folder=$(mktemp -d)
-  podman create --name "$CONTAINER" "$HESPER_IMAGE" >/dev/null
+  podman create --no-healthcheck --name "$CONTAINER" "$HESPER_IMAGE" >/dev/null
   podman cp "$CONTAINER:/usr/local/bin/hesper" "$folder/hesper"
   podman rm "$CONTAINER" >/dev/null
   objcopy --dump-section ".dep-v0=$folder/crates" "$folder/hesper" /dev/null || die "the binary has no list of its crates"
