@@ -37,7 +37,10 @@ check = image.get("HealthCheck") or image.get("Healthcheck")
 assert check["Test"] == ["CMD", "/usr/local/bin/hesper", "health"], check
 for name in "title description licenses version revision source".split():
     assert config["Labels"].get("org.opencontainers.image." + name), name
-print("version", config["Labels"]["org.opencontainers.image.version"], "revision", config["Labels"]["org.opencontainers.image.revision"])'
+revision = config["Labels"]["org.opencontainers.image.revision"]
+assert revision.startswith(sys.argv[1]), (revision, sys.argv[1])
+print("version", config["Labels"]["org.opencontainers.image.version"], "revision", revision)' \
+    "$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 }
 
 # The binary's own list of crates, as scanners read it, against Cargo.lock
