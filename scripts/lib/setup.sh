@@ -115,6 +115,8 @@ setup_apt() {
     first_file 'VkLayer_khronos_validation.json' $LAYER_DIRS >/dev/null ||
       need vulkan-validationlayers "checks every Vulkan call of the tests"
     has_venv || need python3-venv "holds the openai client of the HTTP tests"
+    have podman || need podman "builds and runs the container image"
+    have runc || have crun || need runc "runs podman's containers"
   fi
   [ "${#MISSING[@]}" -gt 0 ] || [ "$mesa" = old ] || return 0
   apt update
