@@ -4,7 +4,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, devices, health, inspect, logits, plan, run, serve, tokenize};
+use commands::{bench, devices, health, inspect, load_test, logits, plan, run, serve, tokenize};
 use std::io;
 use std::process::ExitCode;
 
@@ -33,6 +33,7 @@ enum Command {
     Serve(serve::Flags),
     Run(run::Flags),
     Bench(bench::Flags),
+    Load(load_test::Flags),
     Devices(devices::DevicesFlags),
     Doctor(devices::DoctorFlags),
     Health(health::Flags),
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Command::Serve(flags) => serve::serve(&flags),
         Command::Run(flags) => run::run(&flags),
         Command::Bench(flags) => bench::bench(&flags),
+        Command::Load(flags) => load_test::load(&flags),
         Command::Devices(_) => devices::devices(),
         Command::Doctor(flags) => devices::doctor(&flags),
         Command::Health(flags) => health::health(&flags),
