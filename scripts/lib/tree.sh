@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # A Debian tree to run commands in by chroot, since Venus grows with Mesa and Mesa with Debian's releases: sourced by
-# scripts/venus-host, scripts/vm and scripts/arm64 after common.sh and setup.sh. VENUS_SUITE says which release (sid; trixie is Debian
-# 13), VENUS_HOST where the tree lives (in the cache folder hesper/venus-host for sid, hesper/venus-host-SUITE for others).
+# scripts/venus-host, scripts/vm and scripts/arm64 after common.sh and setup.sh. VENUS_SUITE says which release (sid;
+# trixie is Debian 13), VENUS_HOST where the tree lives (in the cache folder hesper/venus-host for sid, hesper/venus-host-SUITE for others).
 
 SUITE=${VENUS_SUITE:-sid}
 TREE=${VENUS_HOST:-${XDG_CACHE_HOME:-$HOME/.cache}/hesper/venus-host}
@@ -52,7 +52,7 @@ inside() {
     mount -t proc proc "$tree/proc"
     for m in /sys /dev; do mount --rbind "$m" "$tree$m"; done
     for m in "$folder" "$shown"; do
-      [ "$m" != / ] && [ -n "$m" ] || continue
+      [ -n "$m" ] && [ "$m" != / ] || continue
       mkdir -p "$tree$m"; mount --rbind "$m" "$tree$m"
     done
     exec chroot "$tree" sh -c "cd \"\$0\" && exec \"\$@\"" "$folder" "$@"' "${0##*/}" "$TREE" "${SHOWN:-}" "$@"
