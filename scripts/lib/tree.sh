@@ -46,6 +46,7 @@ make_tree() {
 
 # inside FOLDER CMD...: become CMD, in the tree, in FOLDER, which shows through at its own path, as does the folder SHOWN
 # if that is set; NAMESPACES adds to its own
+# shellcheck disable=SC2086 # NAMESPACES is a list of words
 inside() {
   exec unshare --mount --propagation private ${NAMESPACES:-} sh -euc '
     tree=$1 shown=$2 folder=$3; shift 3
