@@ -186,6 +186,26 @@ step_deploy() {
   check_release
 }
 
+# test_kube_play: deploy/kubernetes/hesper.yaml, as it is, run by podman: called by the step `container`, while the image
+# HESPER_IMAGE is there. Podman prints that it has no systemd, where there is none to run the probes.
+test_kube_play() {
+  local port folder=$LOGS/kube options
+  port=$(free_port)
+  rm -rf "$folder"
+  mkdir -p "$folder/models"
+  trap 'kube_down' EXIT
+  cp models/hesper-demo-Q8_0.gguf "$folder/models/model.gguf"
+  tar -C "$folder/models" --mode a+r -cf "$folder/models.tar" model.gguf
+  podman volume create hesper-models >/dev/null
+  podman volume import hesper-models "$folder/models.tar"
+  printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: hesper}\ndata: {HESPER_ALLOW_SOFTWARE: "1", HESPER_HOST: 127.0.0.1, HESPER_PORT: "%s"}\n' \
+    "$port" >"$folder/settings.yaml"
+  sed "s#localhost/hesper:latest#$HESPER_IMAGE#" deploy/kubernetes/hesper.yaml >"$folder/hesper.yaml"
+  options=$(scripts/image containers-conf "$folder/containers.conf")
+  CONTAINERS_CONF=$folder/containers.conf limit 120 podman kube play --network host --configmap "$folder/settings.yaml" "$folder/hesper.yaml" \
+    >"$folder/play.out" 2>&1 || { cat "$folder/play.out" >&2; die "podman kube play refuses deploy/kubernetes/hesper.yaml"; }
+}
+
 step_arm64() {
   [ "$(uname -s)" = Linux ] || must_skip "the arm64 tree needs Linux"
   [ "$(id -u)" = 0 ] || must_skip "the arm64 tree needs root (scripts/arm64 says why); run: sudo -E scripts/test arm64"

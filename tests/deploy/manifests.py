@@ -99,9 +99,11 @@ def check_references(everything, complain):
             complain(kind, f"its selector {selector} does not match the Deployment's pods, {labels}")
         if not targets <= ports:
             complain(kind, f"it sends to port {targets}, and the container has {ports}")
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        if container[probe]["httpGet"] != {"path": "/health", "port": 8080}:
-            complain("Deployment", f"{probe} does not ask /health on port 8080")
+    if container["readinessProbe"]["httpGet"] != {"path": "/health", "port": 8080}:
+        complain("Deployment", "readinessProbe does not ask /health on port 8080")
+    for probe in ("startupProbe", "livenessProbe"):
+        if container[probe].get("exec") != {"command": ["/usr/local/bin/hesper", "health"]}:
+            complain("Deployment", f"{probe} does not run hesper health, which podman can do too")
     for mount in container["volumeMounts"]:
         if mount["name"] not in volumes:
             complain("Deployment", f"no volume {mount['name']} for {mount['mountPath']}")
