@@ -4,7 +4,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, devices, inspect, logits, plan, run, serve, tokenize};
+use commands::{bench, devices, health, inspect, logits, plan, run, serve, tokenize};
 use std::io;
 use std::process::ExitCode;
 
@@ -35,6 +35,7 @@ enum Command {
     Bench(bench::Flags),
     Devices(devices::DevicesFlags),
     Doctor(devices::DoctorFlags),
+    Health(health::Flags),
     Plan(plan::Flags),
     Tokenize(tokenize::Flags),
     Logits(logits::Flags),
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         Command::Bench(flags) => bench::bench(&flags),
         Command::Devices(_) => devices::devices(),
         Command::Doctor(flags) => devices::doctor(&flags),
+        Command::Health(flags) => health::health(&flags),
         Command::Plan(flags) => plan::plan(&flags),
         Command::Tokenize(flags) => tokenize::tokenize(&flags),
         Command::Logits(flags) => logits::logits(&flags),

@@ -186,24 +186,57 @@ step_deploy() {
   check_release
 }
 
-# test_kube_play: deploy/kubernetes/hesper.yaml, as it is, run by podman: called by the step `container`, while the image
-# HESPER_IMAGE is there. Podman prints that it has no systemd, where there is none to run the probes.
-test_kube_play() {
-  local port folder=$LOGS/kube options
-  port=$(free_port)
+# podman, with limits below those that any root may set; a pod has no option for them
+pod() { CONTAINERS_CONF=$LOGS/kube/containers.conf limit 120 podman "$@"; }
+
+kube_down() {
+  pod kube down "$LOGS/kube/hesper.yaml" >/dev/null 2>&1 || true
+  podman volume rm --force hesper-test-models >/dev/null 2>&1 || true
+}
+
+# kube_play PORT: deploy/kubernetes/hesper.yaml under a name of the test's own, on the host's network, and wait for it
+kube_play() {
+  local folder=$LOGS/kube end=$((SECONDS + 300))
   rm -rf "$folder"
-  mkdir -p "$folder/models"
-  trap 'kube_down' EXIT
-  cp models/hesper-demo-Q8_0.gguf "$folder/models/model.gguf"
-  tar -C "$folder/models" --mode a+r -cf "$folder/models.tar" model.gguf
-  podman volume create hesper-models >/dev/null
-  podman volume import hesper-models "$folder/models.tar"
-  printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: hesper}\ndata: {HESPER_ALLOW_SOFTWARE: "1", HESPER_HOST: 127.0.0.1, HESPER_PORT: "%s"}\n' \
-    "$port" >"$folder/settings.yaml"
-  sed "s#localhost/hesper:latest#$HESPER_IMAGE#" deploy/kubernetes/hesper.yaml >"$folder/hesper.yaml"
-  options=$(scripts/image containers-conf "$folder/containers.conf")
-  CONTAINERS_CONF=$folder/containers.conf limit 120 podman kube play --network host --configmap "$folder/settings.yaml" "$folder/hesper.yaml" \
-    >"$folder/play.out" 2>&1 || { cat "$folder/play.out" >&2; die "podman kube play refuses deploy/kubernetes/hesper.yaml"; }
+  mkdir -p "$folder"
+  printf '[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n' >"$folder/containers.conf"
+  printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: hesper-test}\ndata: {%s, HESPER_HOST: 127.0.0.1, HESPER_PORT: "%s"}\n' \
+    'HESPER_ALLOW_SOFTWARE: "1"' "$1" >"$folder/settings.yaml"
+  sed "s#localhost/hesper:latest#$HESPER_IMAGE#; s/name: hesper\$/name: hesper-test/; s/hesper-models/hesper-test-models/" \
+    deploy/kubernetes/hesper.yaml >"$folder/hesper.yaml"
+  cp models/hesper-demo-Q8_0.gguf "$folder/model.gguf"
+  chmod a+r "$folder/model.gguf"
+  tar -C "$folder" -cf "$folder/models.tar" model.gguf
+  kube_down
+  podman volume create hesper-test-models >/dev/null
+  podman volume import hesper-test-models "$folder/models.tar"
+  pod kube play --network host --configmap "$folder/settings.yaml" "$folder/hesper.yaml" >"$folder/play.out" 2>&1 ||
+    { cat "$folder/play.out" >&2; die "podman kube play refuses deploy/kubernetes/hesper.yaml (its output is above)"; }
+  until curl --silent --fail --max-time 5 --output /dev/null "http://127.0.0.1:$1/health"; do
+    [ "$SECONDS" -lt "$end" ] || { podman logs "$(kube_container)" >&2; die "what podman kube play started does not answer (its output is above)"; }
+    sleep 0.5
+  done
+}
+
+kube_container() { podman ps --all --format '{{.Names}}' | grep '^hesper-test-pod.*-hesper-test$'; }
+
+# test_kube_play: called by the step `container`, while the image HESPER_IMAGE is there
+test_kube_play() {
+  local port container
+  port=$(free_port)
+  trap kube_down EXIT
+  say "--- podman kube play deploy/kubernetes/hesper.yaml"
+  kube_play "$port"
+  container=$(kube_container)
+  [ "$(podman inspect --format '{{.HostConfig.ReadonlyRootfs}} {{.Config.User}}' "$container")" = "true 65532:65532" ] ||
+    die "the pod's container is not read-only, or not user 65532"
+  limit 900 "$PYTHON" tests/clients/questions.py "http://127.0.0.1:$port/v1"
+  curl --silent --fail --max-time 10 "http://127.0.0.1:$port/metrics" >"$LOGS/kube/metrics.txt"
+  grep -E '^hesper_requests_finished_total\{outcome="completed"\} [1-9]' "$LOGS/kube/metrics.txt" || die "/metrics counts no answer"
+  # The liveness probe, as podman runs it where there is systemd
+  limit 60 podman healthcheck run "$container" || die "the pod's liveness probe fails on a server that answers"
+  kube_down
+  trap - EXIT
 }
 
 step_arm64() {

@@ -6,6 +6,7 @@ mod bench_report;
 mod budget;
 pub mod devices;
 mod flags;
+pub mod health;
 pub mod inspect;
 mod load;
 pub mod logits;
