@@ -221,7 +221,7 @@ kube_play() {
 kube_container() { podman ps --all --format '{{.Names}}' | grep '^hesper-test-pod.*-hesper-test$'; }
 
 # test_kube_play: called by the step `container`, while the image HESPER_IMAGE is there
-test_kube_play() {
+test_kube_play() (
   local port container
   port=$(free_port)
   trap kube_down EXIT
@@ -235,9 +235,7 @@ test_kube_play() {
   grep -E '^hesper_requests_finished_total\{outcome="completed"\} [1-9]' "$LOGS/kube/metrics.txt" || die "/metrics counts no answer"
   # The liveness probe, as podman runs it where there is systemd
   limit 60 podman healthcheck run "$container" || die "the pod's liveness probe fails on a server that answers"
-  kube_down
-  trap - EXIT
-}
+)
 
 step_arm64() {
   [ "$(uname -s)" = Linux ] || must_skip "the arm64 tree needs Linux"
