@@ -202,7 +202,9 @@ kube_play() {
   printf '[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n' >"$folder/containers.conf"
   printf 'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: hesper-test}\ndata: {%s, HESPER_HOST: 127.0.0.1, HESPER_PORT: "%s"}\n' \
     'HESPER_ALLOW_SOFTWARE: "1"' "$1" >"$folder/settings.yaml"
-  sed "s#localhost/hesper:latest#$HESPER_IMAGE#; s/name: hesper\$/name: hesper-test/; s/hesper-models/hesper-test-models/" \
+  # The host's network, since not every podman may change the firewall; there a container's ports are not to be named
+  sed "s#localhost/hesper:latest#$HESPER_IMAGE#; s/name: hesper\$/name: hesper-test/; s/hesper-models/hesper-test-models/
+    /- name: http\$/{N;/containerPort/d;}" \
     deploy/kubernetes/hesper.yaml >"$folder/hesper.yaml"
   cp models/hesper-demo-Q8_0.gguf "$folder/model.gguf"
   chmod a+r "$folder/model.gguf"
