@@ -147,7 +147,7 @@ impl Generation {
     ) -> Result<Generation, ApiError> {
         loop {
             match Generation::queue(service, job, tokens.clone(), offset) {
-                Err(Refused::Full { .. }) => tokio::time::sleep(QUEUE_PAUSE).await,
+                Err(Refused::Full { .. } | Refused::Restarting { .. }) => tokio::time::sleep(QUEUE_PAUSE).await,
                 other => return Ok(other.inspect_err(|_| service.outcomes.count(Outcome::Refused))?),
             }
         }
@@ -210,6 +210,6 @@ impl Drop for Generation {
 
 fn failed(message: &str) -> ApiError {
     tracing::error!(message, "the engine could not complete a request");
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the engine failed: {}", shown(message)))
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("the engine failed: {}", shown(message)))
         .code("engine_failed")
 }

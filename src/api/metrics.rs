@@ -1,7 +1,10 @@
 //! `GET /metrics`: what a scheduler or an autoscaler asks, in Prometheus' text format (version 0.0.4).
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
-use super::{Service, State};
+use super::{
+    Service, State,
+    models::{READY, condition},
+};
 use axum::{
     extract,
     http::header,
@@ -20,7 +23,7 @@ pub enum Outcome {
     Cancelled,
     /// The engine could not complete it.
     Failed,
-    /// It found no place in the queue, or the server shutting down.
+    /// It found no place in the queue, or the server restarting its device or shutting down.
     Refused,
 }
 
@@ -49,12 +52,12 @@ pub async fn handle(extract::State(state): extract::State<State>) -> Response {
 fn write_page(page: &mut String, service: Option<&Service>) -> fmt::Result {
     family(page, "hesper_build_info", "gauge", "The running build; always 1.")?;
     sample(page, "hesper_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1)?;
-    let ready = service.is_some_and(|service| !service.engine.is_stopped() && !service.engine.is_draining());
+    let ready = service.is_some_and(|service| condition(&service.engine) == READY);
     family(
         page,
         "hesper_ready",
         "gauge",
-        "1 if a request sent now would be queued, 0 while loading or shutting down.",
+        "1 if a request sent now would be queued, 0 while loading, restarting or shutting down.",
     )?;
     sample(page, "hesper_ready", &[], ready.into())?;
     let Some(service) = service else { return Ok(()) };

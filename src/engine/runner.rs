@@ -64,6 +64,11 @@ impl Planned {
         Ok(Planned { model, memory, slot_bytes })
     }
 
+    /// Every plan that a server uses.
+    pub fn plans(&self) -> impl Iterator<Item = Plan> {
+        self.model.keys().map(|key| self.model.lower(key))
+    }
+
     /// Allocates, loads the weights and prepares every plan. `progress` as in [`load::load`].
     pub fn load(
         self,

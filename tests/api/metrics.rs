@@ -122,6 +122,6 @@ async fn requests_are_counted_where_they_are_and_how_they_end() {
 async fn an_engine_that_fails_is_counted() {
     let fail = |request: Request| request.events.send(Event::Failed("device lost".into())).unwrap();
     let failing = state(Settings::default(), engine(1, fail));
-    assert_eq!(post(&failing, COMPLETIONS, &json!({"prompt": "One"})).await.status, 500);
+    assert_eq!(post(&failing, COMPLETIONS, &json!({"prompt": "One"})).await.status, 503);
     assert_eq!(finished(&failing).await, [0, 0, 1, 0]);
 }
