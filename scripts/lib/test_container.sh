@@ -132,6 +132,7 @@ step_container() {
   check_refusals
   ask_container software --env 'VK_LOADER_DRIVERS_SELECT=lvp*'
   scripts/venus-host up
+  test_kube_play
   ask_container venus --venus
   say "all of it took $((SECONDS - begin)) s"
 }
