@@ -81,10 +81,11 @@ fn instance_error(failure: &Validated<VulkanError>) -> Error {
             return Error::NoDriver { advice: surroundings.driver_advice() };
         }
         // Hosts with 16 KiB pages refuse the 4 KiB-rounded blobs that unpatched Mesa asks for, and Mesa reports that so.
-        Validated::Error(VulkanError::OutOfHostMemory) => "In a Podman machine on Apple Silicon this is what Mesa's \
-            stock Venus driver says; use an image with the patched driver (Fedora's copr slp/mesa-libkrun-vulkan), or a \
-            guest kernel with 16 KiB pages."
-            .to_owned(),
+        Validated::Error(VulkanError::OutOfHostMemory) => {
+            let advice = "In a Podman machine on Apple Silicon this is what Mesa's stock Venus driver says, whatever memory \
+                there is; use the image of containerfiles/Containerfile.krun, or a guest kernel with 16 KiB pages.";
+            return Error::HostMemory { advice: advice.to_owned() };
+        }
         _ => surroundings.driver_advice(),
     };
     Error::Instance { reason: failure.to_string(), advice }
