@@ -120,8 +120,8 @@ pub struct Vulkan {
 impl Vulkan {
     pub fn open() -> Result<Vulkan, Error> {
         let loader = Loader::open()?;
-        let instance = loader.instance()?;
-        let physical: Vec<_> = instance
+        let physical: Vec<_> = loader
+            .instance
             .enumerate_physical_devices()
             .map_err(|failure| Error::Instance {
                 reason: format!("its devices cannot be listed: {failure}"),
