@@ -6,7 +6,7 @@ use super::gather::VARIABLES;
 use super::mac::{examine_mac, window_text};
 use super::{Chosen, Report, Severity};
 use crate::gpu::surroundings::{RenderNodes, System};
-use crate::gpu::{DeviceInfo, choose};
+use crate::gpu::{DeviceInfo, Error, choose};
 
 /// Lavapipe of older Mesa is several times slower and takes minutes to compile the kernels.
 const MESA_MIN: u32 = 25;
@@ -16,6 +16,9 @@ const VENUS_EXCHANGE_MESA: u32 = 26;
 
 /// MoltenVK offers Vulkan 1.3 from this version on (its release notes); older ones are seldom met with these kernels.
 const MOLTENVK_MIN: [u32; 2] = [1, 3];
+
+/// What `main` sets.
+const OWN_VARIABLE: (&str, &str) = ("VN_PERF", "no_async_mem_alloc");
 
 /// Judges the facts of a machine. With `allow_software` a software device counts as usable.
 pub fn diagnose(facts: &Facts, allow_software: bool) -> Report {
@@ -27,18 +30,22 @@ pub fn diagnose(facts: &Facts, allow_software: bool) -> Report {
         mend_first: None,
         findings: Vec::new(),
     };
-    for (name, value) in &facts.environment {
+    // Hesper's own setting, made before any driver is loaded, is no news.
+    for (name, value) in
+        facts.environment.iter().filter(|(name, value)| (name.as_str(), value.as_str()) != OWN_VARIABLE)
+    {
         let effect =
             VARIABLES.iter().find(|(known, _)| known == name).map_or("something unknown", |(_, effect)| *effect);
         report.note("variable-set", "environment", format!("{name}={value} sets {effect}"));
     }
     examine_system(&mut report, facts);
+    examine_loader(&mut report, facts);
     examine_manifests(&mut report, facts);
     if let Some(linux) = &facts.linux {
         examine_render_nodes(&mut report, facts, linux);
         examine_nvidia(&mut report, facts, linux);
     }
-    examine_vulkan(&mut report, facts);
+    examine_instance(&mut report, facts);
     if let VulkanState::Open { devices, .. } = &facts.vulkan {
         examine_devices(&mut report, facts, devices);
         examine_choice(&mut report, facts, devices, allow_software);
@@ -91,7 +98,13 @@ fn examine_system(report: &mut Report, facts: &Facts) {
 
 fn examine_manifests(report: &mut Report, facts: &Facts) {
     if facts.manifests.is_empty() {
-        report.warn("manifest-none", "drivers", "no driver manifest was found", facts.surroundings.driver_advice());
+        let variable =
+            ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].into_iter().find(|name| facts.environment.contains_key(*name));
+        let cure = variable.map_or_else(
+            || format!("Install a driver: {}.", facts.surroundings.install_command()),
+            |name| format!("Unset {name}, or let it name a manifest that exists."),
+        );
+        report.warn("manifest-none", "drivers", "no driver manifest was found", cure);
     }
     for manifest in &facts.manifests {
         let path = &manifest.path;
@@ -126,20 +139,26 @@ fn examine_render_nodes(report: &mut Report, facts: &Facts, linux: &LinuxFacts) 
             "Start the container with --device /dev/dri.",
         ),
         RenderNodes::Missing if !linux.virtio_devices.is_empty() && !linux.has_virtio_gpu() => {
-            let apple = linux.firmware.as_ref().is_some_and(|firmware| firmware.contains("Apple"));
-            let apple = if apple { "; it is an applehv machine, by Apple's own hypervisor" } else { "" };
-            report.warn(
-                "guest-without-gpu",
-                subject,
-                format!("this virtual machine has no virtio GPU, so there is nothing to pass on{apple}"),
-                "On macOS, podman machines of the kind applehv have none; make one of the kind libkrun: podman machine \
-                 init with CONTAINERS_MACHINE_PROVIDER=libkrun (scripts/macos does it). Elsewhere give the machine a \
-                 virtio-gpu with Venus.",
-            );
+            examine_guest(report, facts, linux);
         }
         RenderNodes::Missing => report.warn("render-node-missing", subject, "holds no render node", cure),
         RenderNodes::Denied(nodes) => examine_denied(report, linux, nodes, cure),
     }
+}
+
+/// A virtual machine without a virtio GPU; other GPUs may have been passed through, but then there is a render node.
+fn examine_guest(report: &mut Report, facts: &Facts, linux: &LinuxFacts) {
+    let text = "this virtual machine has no GPU, so there is nothing to pass on to a container";
+    let apple = linux.firmware.as_ref().is_some_and(|firmware| firmware.contains("Apple"));
+    let text = if apple { format!("{text}: it is one of applehv, Apple's own hypervisor") } else { text.to_owned() };
+    let cure = if facts.architecture == "aarch64" {
+        "On a Mac: podman machines of the kind applehv have no GPU and cannot get one; make one of the kind libkrun: \
+         CONTAINERS_MACHINE_PROVIDER=libkrun podman machine init (scripts/macos does it). Elsewhere give the machine a \
+         virtio-gpu with Venus."
+    } else {
+        "Give the machine a GPU: by passing one through, or as a virtio-gpu with Venus."
+    };
+    report.warn("guest-without-gpu", "/dev/dri", text, cure);
 }
 
 /// SELinux denies what the file's permissions would allow, and confines containers by the type `container_t`.
@@ -187,29 +206,43 @@ fn examine_nvidia(report: &mut Report, facts: &Facts, linux: &LinuxFacts) {
     }
 }
 
-fn examine_vulkan(report: &mut Report, facts: &Facts) {
-    let around = &facts.surroundings;
-    let subject = "vulkan";
+fn examine_loader(report: &mut Report, facts: &Facts) {
+    let subject = "loader";
     match &facts.vulkan {
         VulkanState::Open { library, version, .. } => {
-            report.ok("loader", "loader", format!("{library}, Vulkan {version}"));
+            report.ok("loader", subject, format!("{library}, Vulkan {version}"));
         }
         VulkanState::NoLoader { reason } => {
             let text = format!("no Vulkan loader was found: {reason}");
-            report.warn("loader-missing", "loader", text, format!("Install it: {}.", around.install_command()));
+            report.warn(
+                "loader-missing",
+                subject,
+                text,
+                format!("Install it: {}.", facts.surroundings.install_command()),
+            );
         }
         VulkanState::WrongLibrary { path, reason } => report.warn(
             "library-unusable",
-            "loader",
+            subject,
             format!("{path} cannot be used: {reason}"),
             "Correct HESPER_VULKAN_LIBRARY, or unset it to use the system's Vulkan loader.",
         ),
+        _ => {}
+    }
+}
+
+/// What went wrong between the loader and the devices.
+fn examine_instance(report: &mut Report, facts: &Facts) {
+    let install = facts.surroundings.install_command();
+    let subject = "vulkan";
+    match &facts.vulkan {
         VulkanState::NoDriver => {
-            report.warn("driver-none", subject, "the loader found no driver that works here", around.driver_advice());
+            let text = "the loader found no driver that works here";
+            report.warn("driver-none", subject, text, format!("Install one: {install}."));
         }
         VulkanState::OutOfHostMemory => examine_out_of_memory(report, facts),
         VulkanState::Failed { reason } => {
-            let cure = format!("If the driver is new or changed, reinstall it: {}.", around.install_command());
+            let cure = format!("If the driver is new or changed, reinstall it: {install}.");
             report.warn("instance-failed", subject, format!("the driver refused to start: {reason}"), cure);
         }
         VulkanState::TimedOut { seconds } => report.warn(
@@ -219,6 +252,7 @@ fn examine_vulkan(report: &mut Report, facts: &Facts) {
             "Restart what it talks to: in a podman machine, podman machine stop and start, with libkrun 1.18.0 or newer on \
              the Mac (older ones can lose a fence and hang); elsewhere, the machine.",
         ),
+        _ => {}
     }
 }
 
@@ -257,6 +291,17 @@ fn is_patched_mesa(package: &str) -> bool {
 }
 
 fn examine_devices(report: &mut Report, facts: &Facts, devices: &[DeviceInfo]) {
+    let reachable = matches!(facts.surroundings.render_nodes, RenderNodes::Usable(_));
+    let has_gpu = facts.linux.as_ref().is_some_and(LinuxFacts::has_virtio_gpu);
+    if reachable && has_gpu && devices.iter().all(|device| device.driver != "venus") {
+        report.warn(
+            "venus-missing",
+            "devices",
+            "the virtio GPU may be opened, but no device is driven by Venus, Mesa's driver for it",
+            "In a container on a Mac, use the image of containerfiles/Containerfile.krun, and set no variable that leaves \
+             out its virtio_icd manifest. Elsewhere the machine's virtio-gpu must offer Venus.",
+        );
+    }
     for device in devices {
         let subject = format!("device {}", device.index);
         let [major, minor, patch] = device.api_version;
@@ -344,11 +389,13 @@ fn examine_choice(report: &mut Report, facts: &Facts, devices: &[DeviceInfo], al
                 reason: choice.reason,
             });
         }
-        Err(error) => {
-            let only_software = !devices.is_empty() && devices.iter().all(|device| device.software);
-            let id = if only_software { "software-only" } else { "choice-none" };
-            report.add(Severity::Warning, id, "choice", error.to_string(), None);
-        }
+        Err(Error::OnlySoftware { name, .. }) => report.warn(
+            "software-only",
+            "choice",
+            format!("the only usable device is a software driver, {name}, which runs on the CPU and is slow"),
+            "Mend what is broken above to use a GPU; pass --allow-software to use this all the same.",
+        ),
+        Err(error) => report.add(Severity::Warning, "choice-none", "choice", error.to_string(), None),
     }
 }
 
