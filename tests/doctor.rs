@@ -5,6 +5,7 @@ use hesper::gpu::doctor::{Facts, Report, Severity, diagnose};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/doctor")
@@ -153,6 +154,53 @@ fn names_cannot_steer_a_terminal() {
     facts.environment.insert("VN_DEBUG".to_owned(), "\u{1b}]0;title\u{7}".to_owned());
     let text = diagnose(&facts, false).to_string();
     assert!(text.contains("VN_DEBUG") && !text.contains(['\u{1b}', '\u{7}']), "{text:?}");
+}
+
+/// `hesper doctor` with these arguments, and none of the variables that would change what it does.
+fn doctor(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hesper"));
+    command.arg("doctor").args(arguments).stdin(Stdio::null());
+    // The loader and the validation layer talk on the outputs that are read here.
+    command.env_remove("VK_LOADER_DEBUG").env_remove("VK_INSTANCE_LAYERS");
+    for name in ["HESPER_ALLOW_SOFTWARE", "HESPER_JSON", "HESPER_FACTS", "HESPER_FROM"] {
+        command.env_remove(name);
+    }
+    let output = command.output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn facts_can_be_sent_and_judged_elsewhere() {
+    let (code, printed, _) = doctor(&["--facts"]);
+    assert_eq!(code, Some(0));
+    let facts = Facts::parse(printed.as_bytes()).expect("facts");
+    assert_eq!(facts.hesper, env!("CARGO_PKG_VERSION"));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), &printed).expect("a file");
+    let path = file.path().to_str().expect("a plain path");
+    for allow in [&[][..], &["--allow-software"]] {
+        let (code, here, _) = doctor(&[&["--json"], allow].concat());
+        let (code_there, there, _) = doctor(&[&["--json", "--from", path], allow].concat());
+        assert_eq!((code, &here), (code_there, &there), "the same machine, so the same report");
+        let report = diagnose(&facts, !allow.is_empty());
+        assert_eq!(here, format!("{}\n", serde_json::to_string_pretty(&report).expect("JSON")));
+        assert_eq!(code, Some(i32::from(!report.usable)));
+        assert_eq!(doctor(&[&["--from", path], allow].concat()).1, report.to_string());
+    }
+}
+
+#[test]
+fn what_holds_no_facts_is_refused_in_one_paragraph() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/doctor.md");
+    for (path, reason) in [("/nonexistent.json", "cannot open"), (page.to_str().expect("a path"), "it is not JSON")] {
+        let (code, printed, error) = doctor(&["--from", path]);
+        assert_eq!((code, printed.as_str(), error.lines().count()), (Some(1), "", 1), "{error}");
+        assert!(error.starts_with("error: ") && error.contains(reason) && error.contains(path), "{error}");
+    }
+    for wrong in [&["--facts", "--json"][..], &["--facts", "--from", "x"], &["--form", "x"]] {
+        assert_eq!(doctor(wrong).0, Some(2), "{wrong:?}");
+    }
 }
 
 /// Replaces a random leaf of a document by a random value.
