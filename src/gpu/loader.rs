@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_named() {
-        let failure = load("/nonexistent/libvulkan.so").err().expect("there is no such file");
+        let failure = load("/nonexistent/libvulkan.so").expect_err("there is no such file");
         assert!(failure.contains("/nonexistent"), "{failure}");
     }
 
