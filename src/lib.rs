@@ -7,5 +7,6 @@ pub mod gpu;
 pub mod kernels;
 pub mod model;
 pub mod plan;
+pub mod pull;
 pub mod reference;
 pub mod text;
