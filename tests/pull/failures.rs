@@ -3,13 +3,15 @@
 use super::server::{Content, Reply, Request, Server};
 use super::{Models, assert_content, assert_holds, fail, succeed};
 use std::net::TcpListener;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const BYTES: u64 = 40 << 20;
 
 fn content() -> Content {
-    Content::new(BYTES, 1)
+    static CONTENT: OnceLock<Content> = OnceLock::new();
+    CONTENT.get_or_init(|| Content::new(BYTES, 1)).clone()
 }
 
 /// A server of the content whose replies `change` makes worse.
@@ -38,9 +40,10 @@ fn passing_faults_are_got_over() {
     ];
     for (name, fault) in faults {
         let models = Models::new();
-        let server =
-            server(move |request, reply| if request.number % 3 == 1 { fault(request, reply) } else { reply });
-        let (_, notes) = succeed(models.pull(&server.url("/m.gguf")));
+        let server = server(move |request, reply| if request.number % 3 == 1 { fault(request, reply) } else { reply });
+        let mut command = models.pull(&server.url("/m.gguf"));
+        command.env("HESPER_STALL_SECONDS", "1");
+        let (_, notes) = succeed(command);
         assert_holds(&notes, &["try 1 of 3"]);
         models.assert_pulled("m", &content());
         println!("{name}: whole after {} requests", server.count());
@@ -51,7 +54,7 @@ fn passing_faults_are_got_over() {
 fn lasting_faults_are_said_and_what_has_come_is_kept() {
     type Fault = fn(&Request, Reply) -> Reply;
     let faults: [(Fault, &[&str]); 5] = [
-        (|_, reply| Reply { cut: Some(1000), ..reply }, &["the connection ended after", "bytes"]),
+        (|_, reply| Reply { cut: Some(1000), ..reply }, &["the connection broke"]),
         (|_, reply| Reply { stall: Some(1000), ..reply }, &["no byte came for 1 s"]),
         (|_, _| Reply::text(500, ""), &["the server answers 500"]),
         (|_, _| Reply::text(503, "").with("retry-after", "86400"), &["answers 503", "asks to wait 86400 s"]),
@@ -63,7 +66,9 @@ fn lasting_faults_are_said_and_what_has_come_is_kept() {
             let second_half = request.range().is_some_and(|(first, _)| first >= BYTES / 2);
             if second_half { fault(request, reply) } else { reply }
         });
-        assert_holds(&fail(models.pull(&failing.url("/m.gguf"))), parts);
+        let mut command = models.pull(&failing.url("/m.gguf"));
+        command.env("HESPER_STALL_SECONDS", "1");
+        assert_holds(&fail(command), parts);
         assert_eq!(models.files(), ["m.gguf.journal", "m.gguf.partial"], "{parts:?}");
     }
 }
@@ -124,16 +129,16 @@ fn what_is_no_model_is_refused() {
 
 #[test]
 fn digests_are_checked() {
-    let (models, server) = (Models::new(), Server::of(&content()));
-    let digest = content().sha256();
+    let (models, content) = (Models::new(), content());
+    let (server, digest) = (Server::of(&content), content.sha256());
     let mut wrong = models.pull(&server.url("/m.gguf"));
     wrong.args(["--sha256", &"0".repeat(64)]);
-    assert_holds(&fail(wrong), &["m.gguf", &digest, &"0".repeat(64), "is removed"]);
+    assert_holds(&fail(wrong), &["m.gguf", digest, &"0".repeat(64), "is removed"]);
     assert_eq!(models.files(), Vec::<String>::new());
     let mut right = models.pull(&server.url("/m.gguf"));
-    right.args(["--sha256", &digest]);
-    assert_holds(&succeed(right).0, &[&digest, "as stated by the source"]);
-    models.assert_pulled("m", &content());
+    right.args(["--sha256", digest]);
+    assert_holds(&succeed(right).0, &[digest, "as stated by the source"]);
+    models.assert_pulled("m", &content);
     let mut malformed = models.pull(&server.url("/m.gguf"));
     malformed.args(["--sha256", "12"]);
     assert_holds(&fail(malformed), &["--sha256", "64"]);

@@ -43,14 +43,12 @@ fn wait_for(models: &Models, name: &str, bytes: u64, child: &mut Child) -> bool 
 fn twenty_kills_cost_little_and_break_nothing() {
     let bytes = std::env::var("HESPER_TEST_PULL_BYTES").map_or(64_000_000, |bytes| bytes.parse().expect("a number"));
     let (models, content) = (Models::new(), Content::new(bytes, 5));
-    let digest = content.sha256();
+    let digest = content.sha256().to_owned();
     let file = content.clone();
     // Slow enough that a process can be killed in the middle of a twentieth.
     let rate = bytes.min(200_000_000) / 4;
-    let server = Server::start(move |request| Reply {
-        rate: Some(rate),
-        ..Reply::file(request, &file).with("etag", "\"one\"")
-    });
+    let server =
+        Server::start(move |request| Reply { rate: Some(rate), ..Reply::file(request, &file).with("etag", "\"one\"") });
     let start = Instant::now();
     let pull = || {
         let mut command = models.pull(&server.url("/m.gguf"));
@@ -109,7 +107,7 @@ fn signals_keep_what_has_come() {
 #[test]
 fn an_interrupted_model_is_listed_resumed_and_removed() {
     let (models, content) = (Models::new(), Content::new(48 << 20, 7));
-    let (file, digest) = (content.clone(), content.sha256());
+    let (file, digest) = (content.clone(), content.sha256().to_owned());
     let server = Server::start(move |request| Reply {
         rate: Some(12 << 20),
         ..Reply::file(request, &file).with("etag", "\"one\"")

@@ -44,7 +44,7 @@ impl Models {
                 command.env_remove(name);
             }
         }
-        command.env("HESPER_MODELS", self.folder.path()).env("HESPER_STALL_SECONDS", "1");
+        command.env("HESPER_MODELS", self.folder.path()).env("HESPER_STALL_SECONDS", "20");
         command.env("HESPER_RETRY_SECONDS", "0.01").env("HESPER_RETRIES", "3");
         command
     }

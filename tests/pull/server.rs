@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// Bytes that are written to a connection at once.
@@ -17,6 +17,7 @@ const MIB: usize = 1 << 20;
 pub struct Content {
     pub bytes: u64,
     noise: Arc<Vec<u8>>,
+    sha256: Arc<OnceLock<String>>,
 }
 
 impl Content {
@@ -30,7 +31,7 @@ impl Content {
             mixed ^ (mixed >> 31)
         };
         let noise = (0..2 * MIB / 8).flat_map(|_| next().to_le_bytes()).collect();
-        Content { bytes, noise: Arc::new(noise) }
+        Content { bytes, noise: Arc::new(noise), sha256: Arc::default() }
     }
 
     /// The bytes of `range`, which lies in one mebibyte.
@@ -55,7 +56,12 @@ impl Content {
         Ok(())
     }
 
-    pub fn sha256(&self) -> String {
+    /// In hexadecimal; computed once.
+    pub fn sha256(&self) -> &str {
+        self.sha256.get_or_init(|| self.hash())
+    }
+
+    fn hash(&self) -> String {
         use sha2::Digest;
         let mut hash = sha2::Sha256::new();
         self.each(0..self.bytes, |bytes| {
