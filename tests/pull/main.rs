@@ -6,6 +6,8 @@ mod interruptions;
 mod registries;
 mod server;
 mod sources;
+#[cfg(target_os = "linux")]
+mod tls;
 
 use server::Content;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! An HTTP/1.1 server that answers as it is told to, wrongly too. It counts and keeps what it was asked.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -160,6 +161,14 @@ pub struct Server {
 
 impl Server {
     pub fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Server {
+        Server::listen(None, handler)
+    }
+
+    /// A server with encryption, if it has a certificate.
+    pub fn listen(
+        tls: Option<Arc<ServerConfig>>,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("an address").port();
         let server = Server { port, requests: Arc::default(), sent_bytes: Arc::default() };
@@ -167,9 +176,17 @@ impl Server {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { continue };
-                let (requests, sent, handler) = (requests.clone(), sent.clone(), handler.clone());
+                stream.set_nodelay(true).expect("an open socket");
+                let (requests, sent, handler, tls) = (requests.clone(), sent.clone(), handler.clone(), tls.clone());
                 // A client may hang up at any time, which is no concern here.
-                std::thread::spawn(move || drop(converse(&stream, &requests, &sent, handler.as_ref())));
+                std::thread::spawn(move || match tls {
+                    None => drop(converse(stream, &requests, &sent, handler.as_ref())),
+                    Some(tls) => {
+                        let connection = ServerConnection::new(tls).expect("a configuration");
+                        let stream = StreamOwned::new(connection, stream);
+                        drop(converse(stream, &requests, &sent, handler.as_ref()));
+                    }
+                });
             }
         });
         server
@@ -191,37 +208,36 @@ impl Server {
 }
 
 fn converse(
-    stream: &TcpStream,
+    mut stream: impl Read + Write,
     requests: &Mutex<Vec<Request>>,
     sent: &AtomicU64,
     handler: &Handler,
 ) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut lines = BufReader::new(stream).lines();
     loop {
-        let Some(first) = lines.next().transpose()? else { return Ok(()) };
-        let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-        let mut headers = Vec::new();
-        loop {
-            let Some(line) = lines.next().transpose()? else { return Ok(()) };
-            let Some((name, value)) = line.split_once(':') else { break };
-            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
         }
+        let head = String::from_utf8(head).map_err(std::io::Error::other)?;
+        let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let lines = head.lines().filter_map(|line| line.split_once(':'));
+        let headers = lines.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
         let request = {
             let mut requests = requests.lock().expect("no test panics with it");
             let request = Request { path, headers, number: requests.len() as u64 };
             requests.push(request.clone());
             request
         };
-        let reply = handler(&request);
-        if !send(stream, &reply, sent)? {
+        if !send(&mut stream, &handler(&request), sent)? {
             return Ok(());
         }
     }
 }
 
 /// False when the connection is to be closed.
-fn send(mut stream: &TcpStream, reply: &Reply, sent: &AtomicU64) -> std::io::Result<bool> {
+fn send(stream: &mut impl Write, reply: &Reply, sent: &AtomicU64) -> std::io::Result<bool> {
     let mut head = format!("HTTP/1.1 {} Status\r\n", reply.status);
     if !reply.headers.iter().any(|(name, _)| name == "content-length" || name == "transfer-encoding") {
         head.push_str(&format!("content-length: {}\r\n", reply.length()));
