@@ -55,7 +55,7 @@ impl Ranges {
         let touched = &self.0[begin..end];
         let start = touched.first().map_or(new.start, |range| range.start.min(new.start));
         let stop = touched.last().map_or(new.end, |range| range.end.max(new.end));
-        self.0.splice(begin..end, [start..stop]);
+        self.0.splice(begin..end, std::iter::once(start..stop));
     }
 
     /// What lacks of `0..bytes`, in pieces of at most `piece_bytes`.

@@ -99,7 +99,7 @@ pub fn content(manifest: &Manifest, whole: &str) -> Result<Content, Error> {
             return refused(format!("is a list of {} manifests", several.len()), "name one of them by its digest");
         }
     }
-    let mut layers: Vec<(Option<(&str, u32, u32)>, &Descriptor)> = Vec::new();
+    let mut layers = Vec::new();
     for layer in manifest.layers.iter().filter(|layer| layer.is_model()) {
         layers.push((layer.title().and_then(|title| names::split(names::strip_gguf(title)?)), layer));
     }
