@@ -18,7 +18,7 @@ vm_answers() {
   limit 300 "$PYTHON" tests/clients/questions.py "http://127.0.0.1:$port/v1" --questions "$VM_FOLDER/ten.jsonl" --threshold 1
   stop_server
   cat "$folder/map.txt"
-  grep -E 'device 0|^vm:' "$folder/doctor.txt" "$SERVER_LOG" | cut -d: -f2-
+  grep -a -E "device 0|^vm: up" "$folder/doctor.txt" "$SERVER_LOG" | cut -d: -f2-
 }
 
 # expect FILE PATTERN WHY
