@@ -5,6 +5,7 @@ pub mod engine;
 pub mod gguf;
 pub mod gpu;
 pub mod kernels;
+pub mod load;
 pub mod model;
 pub mod plan;
 pub mod reference;

@@ -4,7 +4,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, devices, inspect, logits, plan, run, serve, tokenize};
+use commands::{bench, devices, health, inspect, load_test, logits, plan, run, serve, tokenize};
 use std::io;
 use std::process::ExitCode;
 
@@ -33,8 +33,10 @@ enum Command {
     Serve(serve::Flags),
     Run(run::Flags),
     Bench(bench::Flags),
+    Load(load_test::Flags),
     Devices(devices::DevicesFlags),
     Doctor(devices::DoctorFlags),
+    Health(health::Flags),
     Plan(plan::Flags),
     Tokenize(tokenize::Flags),
     Logits(logits::Flags),
@@ -50,8 +52,10 @@ fn main() -> ExitCode {
         Command::Serve(flags) => serve::serve(&flags),
         Command::Run(flags) => run::run(&flags),
         Command::Bench(flags) => bench::bench(&flags),
+        Command::Load(flags) => load_test::load(&flags),
         Command::Devices(_) => devices::devices(),
         Command::Doctor(flags) => devices::doctor(&flags),
+        Command::Health(flags) => health::health(&flags),
         Command::Plan(flags) => plan::plan(&flags),
         Command::Tokenize(flags) => tokenize::tokenize(&flags),
         Command::Logits(flags) => logits::logits(&flags),

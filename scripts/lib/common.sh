@@ -2,6 +2,7 @@
 # Shared by the scripts of this folder; sourced, never run. Plain bash 3.2, so that macOS's own will do.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# shellcheck disable=SC2034 # for those who source this
 CACHE=$ROOT/.cache
 
 say() { printf '%s\n' "$*"; }

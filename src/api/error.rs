@@ -75,6 +75,10 @@ impl From<Refused> for ApiError {
                 retry_after_s: Some(retry_after_s),
                 ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).code("queue_full")
             },
+            Refused::Restarting { retry_after_s } => ApiError {
+                retry_after_s: Some(retry_after_s),
+                ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).code("device_lost")
+            },
             Refused::ShuttingDown => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).code("shutting_down"),
             Refused::Stopped => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).code("engine_stopped"),
         }

@@ -27,6 +27,9 @@ pub struct DeviceFlags {
     /// Device memory that may be used, as 512M or 4G [default: most of the device's memory].
     #[arg(long, env = "HESPER_MEMORY_BUDGET", value_name = "SIZE", value_parser = size)]
     pub memory_budget: Option<u64>,
+    /// Do not check at start that the driver computes each kernel of the model right.
+    #[arg(long, env = "HESPER_SKIP_SELF_TEST", value_parser = BoolishValueParser::new())]
+    pub skip_self_test: bool,
     /// Prompt tokens evaluated at once: a power of two.
     #[arg(long, env = "HESPER_CHUNK", default_value_t = CHUNK_DEFAULT, value_name = "N", value_parser = chunk)]
     pub chunk: u32,

@@ -4,11 +4,14 @@ use super::budget;
 use super::flags::DeviceFlags;
 use anyhow::{Context, Result, bail};
 use hesper::engine::runner::{Options, Planned, Runner};
+use hesper::engine::self_test::self_test;
 use hesper::gguf::Gguf;
 use hesper::gpu::{self, Gpu};
 use hesper::kernels::policy::Policy;
+use hesper::reference::{Checked, checked};
 use hesper::text::Text;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
@@ -64,9 +67,45 @@ pub fn check_vocabulary(gguf: &Gguf, text: &Text, planned: &Planned) -> Result<(
     Ok(())
 }
 
+/// Has the device run every kernel that the model uses and holds the results against those of the CPU.
+fn check_kernels(planned: &Planned, gguf: &Gguf, gpu: Gpu, out: &mut impl Write) -> Result<Gpu> {
+    let start = Instant::now();
+    let options = Options {
+        context_tokens: Some(planned.model.sizes.context_tokens),
+        budget_bytes: planned.memory.budget_bytes,
+        chunk_rows: planned.model.sizes.chunk_rows,
+        policy: planned.model.policy,
+    };
+    let checked = Checked::new(gpu);
+    self_test(gguf, &options, Box::new(checked.clone()))?;
+    let (mut gpu, seen) =
+        checked.into_device().context("the self-test keeps the device: this is a defect of Hesper")?;
+    gpu.forget()?;
+    let used: BTreeSet<_> = planned.plans().flat_map(|plan| checked::kinds(&plan).collect::<Vec<_>>()).collect();
+    let left_out = used.difference(&seen).count();
+    let rest = if left_out > 0 { format!(", {left_out} could not be tried") } else { String::new() };
+    writeln!(
+        out,
+        "Self-test: {} kernels compute what the CPU does{rest} ({:.2} s)",
+        seen.len(),
+        start.elapsed().as_secs_f64()
+    )?;
+    Ok(gpu)
+}
+
 /// Brings the weights to the device, with a progress bar where a terminal shows it, and says on `out` how fast it went.
-/// `progress` is called between any two pieces.
-pub fn load(planned: Planned, gguf: &Gguf, gpu: Gpu, out: &mut impl Write, progress: impl Fn()) -> Result<Runner> {
+/// Before that the kernels are checked, unless `flags` say otherwise. `progress` is called between any two pieces.
+pub fn load(
+    planned: Planned,
+    gguf: &Gguf,
+    mut gpu: Gpu,
+    flags: &DeviceFlags,
+    out: &mut impl Write,
+    progress: impl Fn(),
+) -> Result<Runner> {
+    if !flags.skip_self_test {
+        gpu = check_kernels(&planned, gguf, gpu, out)?;
+    }
     let total_bytes: u64 = gguf.tensors().iter().map(|tensor| tensor.bytes as u64).sum();
     let style = "{msg} {bar:40} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
     let bar = ProgressBar::new(total_bytes).with_message("Loading").with_style(ProgressStyle::with_template(style)?);

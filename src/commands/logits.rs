@@ -39,7 +39,7 @@ pub fn logits(flags: &Flags) -> Result<ExitCode> {
     }
     let failed = || format!("cannot write {}; check the path and that there is room", flags.out.display());
     let mut file = BufWriter::new(File::create(&flags.out).with_context(failed)?);
-    let mut runner = load::load(planned, &gguf, gpu, &mut notes, || ())?;
+    let mut runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, || ())?;
     let mut written = Ok(());
     runner.logits(&flags.tokens, &mut |rows| {
         if written.is_ok() {

@@ -1,13 +1,16 @@
 //! One module per subcommand: its flags and the function that does it. What several of them need is in `flags`,
-//! `budget` and `load`.
+//! `budget` and `load`, which brings a model to a device; the load generator's command is `load_test`.
 
 pub mod bench;
 mod bench_report;
 mod budget;
 pub mod devices;
 mod flags;
+pub mod health;
 pub mod inspect;
 mod load;
+mod load_report;
+pub mod load_test;
 pub mod logits;
 pub mod plan;
 pub mod run;

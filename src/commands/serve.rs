@@ -8,10 +8,11 @@ use hesper::api::{self, Settings, State};
 use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::{Handle, Inbox, queue};
 use hesper::engine::request::ServedModel;
-use hesper::engine::runner::Planned;
+use hesper::engine::runner::{Planned, Runner};
 use hesper::engine::worker;
 use hesper::gguf::Gguf;
-use hesper::gpu::Gpu;
+use hesper::gpu::{self, Gpu};
+use hesper::plan::ExecutorError;
 use hesper::text::Text;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -84,6 +85,7 @@ impl Flags {
 }
 
 pub fn serve(flags: &Flags) -> Result<ExitCode> {
+    gpu::start_again_on_abort();
     let (gguf, text) = load::open(&flags.model.model)?;
     let (listener, address) = listen(&flags.host, flags.port)?;
     let mut out = io::stdout();
@@ -103,6 +105,7 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
         inbox,
         ready: Ready { state: state.clone(), handle, text, id: flags.model_id(), address },
         stop: stop.clone(),
+        again: Again { model: flags.model.clone(), device: flags.device.clone(), context: flags.context.clone() },
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(until_stopped(listener, state, engine, stop))?;
@@ -132,6 +135,36 @@ struct Engine {
     inbox: Inbox,
     ready: Ready,
     stop: Arc<AtomicBool>,
+    again: Again,
+}
+
+/// What it takes to start a lost device again.
+struct Again {
+    model: ModelFlag,
+    device: DeviceFlags,
+    context: ContextFlag,
+}
+
+impl Again {
+    fn runner(&self, failure: &ExecutorError, stop: &AtomicBool) -> Result<Runner> {
+        eprintln!("error: {failure}");
+        eprintln!("Starting the device again; a second failure ends the server");
+        let start = || {
+            let gguf = Gguf::open(&self.model.model)?;
+            let mut out = io::stdout();
+            let gpu = load::device(&self.device, &mut out)?;
+            let planned = load::plan(&gguf, &gpu, &self.device, self.context.ctx, &mut out)?;
+            load::load(planned, &gguf, gpu, &self.device, &mut out, || unwind_if(stop))
+        };
+        start().with_context(|| format!("the device failed ({failure}) and cannot be started again"))
+    }
+}
+
+/// Unwinds through the loader, which has no other way out, and so gives the device back in order.
+fn unwind_if(stop: &AtomicBool) {
+    if stop.load(Ordering::Acquire) {
+        panic::resume_unwind(Box::new(Stopped));
+    }
 }
 
 /// What makes a server that answers "loading" one that answers.
@@ -160,14 +193,9 @@ impl Engine {
     }
 
     fn load_and_work(self) -> Result<()> {
-        let Engine { gguf, planned, gpu, inbox, ready, stop } = self;
+        let Engine { gguf, planned, gpu, inbox, ready, stop, again } = self;
         let device = gpu.label();
-        let runner = load::load(planned, &gguf, gpu, &mut io::stdout(), || {
-            if stop.load(Ordering::Acquire) {
-                // Unwinds through the loader, which has no other way out, and so gives the device back in order.
-                panic::resume_unwind(Box::new(Stopped));
-            }
-        })?;
+        let runner = load::load(planned, &gguf, gpu, &again.device, &mut io::stdout(), || unwind_if(&stop))?;
         drop(gguf);
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let model = ServedModel {
@@ -181,7 +209,7 @@ impl Engine {
         // The thread must not keep alive what it waits for the end of.
         drop(ready.state);
         writeln!(io::stdout(), "Listening on http://{}", ready.address)?;
-        Ok(worker::run(runner, inbox, SILENCE)?)
+        worker::run_restarting(runner, inbox, SILENCE, |failure| again.runner(failure, &stop))
     }
 }
 

@@ -6,4 +6,5 @@ pub mod queue;
 pub mod request;
 pub mod runner;
 pub mod schedule;
+pub mod self_test;
 pub mod worker;

@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 pub enum Refused {
     #[error("the queue is full ({capacity} requests wait); try again in {retry_after_s} s")]
     Full { capacity: usize, retry_after_s: u32 },
+    #[error("the device was lost and is being started again; try again in {retry_after_s} s")]
+    Restarting { retry_after_s: u32 },
     #[error("the server is shutting down")]
     ShuttingDown,
     #[error("the engine has stopped")]
@@ -23,6 +25,7 @@ struct Counters {
     waiting: AtomicUsize,
     running: AtomicUsize,
     draining: AtomicBool,
+    restarting: AtomicBool,
 }
 
 /// The clients' end.
@@ -52,13 +55,14 @@ impl Handle {
         if self.counters.draining.load(Ordering::Acquire) {
             return Err(Refused::ShuttingDown);
         }
+        if self.is_restarting() {
+            return Err(Refused::Restarting { retry_after_s: 5 });
+        }
         self.counters.waiting.fetch_add(1, Ordering::AcqRel);
         self.sender.try_send(request).map_err(|error| {
             self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
             match error {
-                mpsc::error::TrySendError::Full(_) => {
-                    Refused::Full { capacity: self.sender.max_capacity(), retry_after_s: 1 }
-                }
+                mpsc::error::TrySendError::Full(_) => Refused::Full { capacity: self.capacity(), retry_after_s: 1 },
                 mpsc::error::TrySendError::Closed(_) => Refused::Stopped,
             }
         })
@@ -73,6 +77,11 @@ impl Handle {
         self.counters.running.load(Ordering::Acquire)
     }
 
+    /// Requests that may wait.
+    pub fn capacity(&self) -> usize {
+        self.sender.max_capacity()
+    }
+
     /// From now on every submit is refused; what was accepted still completes.
     pub fn drain(&self) {
         self.counters.draining.store(true, Ordering::Release);
@@ -81,6 +90,11 @@ impl Handle {
     /// [`Handle::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.counters.draining.load(Ordering::Acquire)
+    }
+
+    /// The device was lost and is being started again. What was queued before waits for it.
+    pub fn is_restarting(&self) -> bool {
+        self.counters.restarting.load(Ordering::Acquire)
     }
 
     /// The engine thread is gone.
@@ -101,6 +115,11 @@ impl Inbox {
                 return Some(request);
             }
         }
+    }
+
+    /// Whether requests are refused since there is no device to run them on.
+    pub fn set_restarting(&mut self, restarting: bool) {
+        self.counters.restarting.store(restarting, Ordering::Release);
     }
 
     /// The request last taken is done with.

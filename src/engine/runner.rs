@@ -58,10 +58,16 @@ impl Planned {
             cache_bytes: model.state.cache_bytes(),
             arena_bytes,
             other_bytes: model.state.other_bytes() + load::staging_bytes(slot_bytes),
+            mapped_bytes: model.state.mapped_bytes() + load::staging_bytes(slot_bytes),
             budget_bytes: options.budget_bytes,
         };
         memory.check()?;
         Ok(Planned { model, memory, slot_bytes })
+    }
+
+    /// Every plan that a server uses.
+    pub fn plans(&self) -> impl Iterator<Item = Plan> {
+        self.model.keys().map(|key| self.model.lower(key))
     }
 
     /// Allocates, loads the weights and prepares every plan. `progress` as in [`load::load`].

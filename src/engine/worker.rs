@@ -14,8 +14,30 @@ const IN_FLIGHT: u32 = 2;
 /// Serves until every [`super::queue::Handle`] is gone, or the device fails: then the inbox is dropped and the handles
 /// say so. `silence` as in [`Pace::new`].
 pub fn run(mut runner: Runner, mut inbox: Inbox, silence: Duration) -> Result<(), ExecutorError> {
+    work(&mut runner, &mut inbox, silence)
+}
+
+/// As [`run`], but the first time the device fails `restart` gives another runner. The request that ran is told of the
+/// failure; those that wait are answered afterwards; meanwhile new ones are refused. A second failure is final, since a
+/// device that keeps failing needs someone to look at it.
+pub fn run_restarting<E: From<ExecutorError>>(
+    mut runner: Runner,
+    mut inbox: Inbox,
+    silence: Duration,
+    restart: impl FnOnce(&ExecutorError) -> Result<Runner, E>,
+) -> Result<(), E> {
+    let Err(failure) = work(&mut runner, &mut inbox, silence) else { return Ok(()) };
+    inbox.set_restarting(true);
+    // The old device's memory must be free before the new one's is taken.
+    drop(runner);
+    let mut runner = restart(&failure)?;
+    inbox.set_restarting(false);
+    Ok(work(&mut runner, &mut inbox, silence)?)
+}
+
+fn work(runner: &mut Runner, inbox: &mut Inbox, silence: Duration) -> Result<(), ExecutorError> {
     while let Some(request) = inbox.next_request() {
-        let outcome = answer(&mut runner, &request, silence);
+        let outcome = answer(runner, &request, silence);
         inbox.finished();
         if let Err(error) = outcome {
             // The client may be gone already; the error is not lost, it is returned.

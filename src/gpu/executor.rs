@@ -149,6 +149,17 @@ impl Gpu {
         total
     }
 
+    /// Forgets every region and plan, but not the pipelines, which are what takes long to make.
+    pub fn forget(&mut self) -> Result<(), ExecutorError> {
+        self.queue.finish()?;
+        for buffer in self.plans.drain(..).flatten() {
+            self.queue.free(buffer);
+        }
+        self.regions = Regions::default();
+        self.read_piece = None;
+        Ok(())
+    }
+
     /// How long [`Executor::wait`] waits before it gives the device up; unless set, 60 s, and 900 s for a software
     /// device.
     pub fn set_timeout(&mut self, timeout: Duration) {

@@ -1,7 +1,7 @@
 //! Opens the Vulkan library and makes an instance.
 
 use super::{Error, Surroundings};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use vulkano::instance::{Instance, InstanceCreateFlags, InstanceCreateInfo};
 use vulkano::library::{DynamicLibraryLoader, LoadingError};
 use vulkano::{Validated, Version, VulkanError, VulkanLibrary};
@@ -28,6 +28,11 @@ const LIBRARIES: &[&str] = if cfg!(target_os = "macos") {
 } else {
     &["libvulkan.so.1", "libvulkan.so"]
 };
+
+/// The first instance, which is never destroyed: with the last one the loader unloads its drivers, and Mesa's Venus (25.0
+/// at least) has a destructor run at the end of every thread that used it. The engine's thread, ending after it gave
+/// the device back, jumped to where that code had been.
+static KEEPS_DRIVERS_LOADED: OnceLock<Arc<Instance>> = OnceLock::new();
 
 /// An open library with its instance, and the path or name under which it was found.
 pub struct Loader {
@@ -85,7 +90,9 @@ fn instance(library: &Arc<VulkanLibrary>) -> Result<Arc<Instance>, Error> {
         max_api_version: Some(API_VERSION),
         ..Default::default()
     };
-    Instance::new(library.clone(), create_info).map_err(|failure| instance_error(&failure))
+    let instance = Instance::new(library.clone(), create_info).map_err(|failure| instance_error(&failure))?;
+    KEEPS_DRIVERS_LOADED.get_or_init(|| instance.clone());
+    Ok(instance)
 }
 
 fn load(path: &str) -> Result<Arc<VulkanLibrary>, String> {

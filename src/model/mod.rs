@@ -4,6 +4,7 @@
 pub mod architecture;
 pub mod dims;
 mod error;
+pub mod excerpt;
 pub mod families;
 pub mod load;
 pub mod lower;

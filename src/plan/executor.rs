@@ -20,6 +20,11 @@ pub enum ExecutorError {
     DeviceLost(String),
     #[error("the device did not answer within {waited_s} s")]
     TimedOut { waited_s: u64 },
+    #[error(
+        "kernel {kernel} computes wrongly on this driver ({what}), so answers would be wrong. Update the driver or choose \
+         another device with --device; --skip-self-test uses it all the same."
+    )]
+    Wrong { kernel: &'static str, what: String },
     #[error("{0}")]
     Device(String),
 }

@@ -2,11 +2,13 @@
 //! compared with; it is never chosen to serve.
 
 mod attention;
+pub mod checked;
 mod matrix;
 mod memory;
 mod norm;
 pub mod sample;
 
+pub use checked::Checked;
 pub use memory::Memory;
 
 use crate::kernels;

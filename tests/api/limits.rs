@@ -60,6 +60,20 @@ async fn a_full_queue_is_429_with_retry_after() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_started_again_is_503() {
+    let (handle, mut inbox) = queue(1);
+    let state = state(Settings::default(), handle);
+    inbox.set_restarting(true);
+    let health = get(&state, "/health").await;
+    assert_eq!((health.status.as_u16(), health.json()["status"].as_str()), (503, Some("restarting")));
+    let refused = post(&state, CHAT, &json!({"messages": [{"role": "user", "content": "hi"}]})).await;
+    assert_eq!((refused.status.as_u16(), &refused.headers["retry-after"]), (503, &"5".parse().unwrap()));
+    assert_eq!(refused.json()["error"]["code"], "device_lost");
+    inbox.set_restarting(false);
+    assert_eq!(get(&state, "/health").await.status, 200);
+}
+
+#[tokio::test]
 async fn loading_stopped_and_draining_are_503() {
     let state = State::new(Settings::default());
     for path in ["/health", "/v1/models"] {
@@ -105,7 +119,7 @@ async fn keys_are_asked_for() {
             assert_eq!(answer.headers["www-authenticate"], "Bearer");
         }
     }
-    for path in ["/health", "/version"] {
+    for path in ["/health", "/metrics", "/version"] {
         assert_eq!(ask(path, None).await.status, 200);
     }
 }
@@ -152,9 +166,9 @@ fn last_event(answer: &Answer) -> Value {
 #[tokio::test]
 async fn an_engine_that_fails_is_an_error_also_in_a_stream() {
     let fail: fn(&Request) = |request| request.events.send(Event::Failed("device lost".into())).unwrap();
-    for (end, status) in [(fail, 500), (|_| (), 503)] {
+    for end in [fail, |_| ()] {
         let whole = post(&breaking(end), COMPLETIONS, &prompt()).await;
-        assert_eq!((whole.status.as_u16(), whole.error_param()), (status, None));
+        assert_eq!((whole.status.as_u16(), whole.error_param()), (503, None));
         for (path, body) in [
             (COMPLETIONS, json!({"prompt": "One", "stream": true})),
             (CHAT, json!({"messages": [{"role": "user", "content": "One"}], "stream": true})),

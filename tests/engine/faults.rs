@@ -1,10 +1,14 @@
-//! Devices that fail, fall silent or are slow: the client is told, the engine ends, nothing hangs.
+//! Devices that fail, fall silent or are slow: the client is told, the device is started again once where it can be, and
+//! nothing hangs.
 
 use crate::device::Fault;
-use crate::harness::{Asked, CONTEXT, Engine, FLAT, Question, Setup, until};
-use hesper::engine::queue::Refused;
+use crate::harness::{Asked, CAPACITY, CONTEXT, Engine, FLAT, Question, Setup, until};
+use hesper::engine::queue::{Refused, queue};
 use hesper::engine::request::Event;
+use hesper::engine::worker;
 use hesper::plan::ExecutorError;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 /// Long enough for every token of a device that works.
@@ -114,4 +118,58 @@ fn a_client_need_not_wait_for_a_silent_device_to_leave() {
     engine.device.heal();
     drop(leaving);
     assert_eq!(engine.answer(&Question::greedy(9)), expected);
+}
+
+/// The first failure is told to the request that ran; what waits is answered by the device that comes next.
+#[test]
+fn a_lost_device_is_started_again_once() {
+    let question = Question::greedy(9);
+    let expected = Engine::of(FLAT).answer(&question);
+    let (first, device) = Setup::of(FLAT).load();
+    let (second, next_device) = Setup::of(FLAT).load();
+    let (handle, inbox) = queue(CAPACITY);
+    let (failed, failure_seen) = mpsc::channel();
+    let (restart, restarting) = mpsc::channel::<()>();
+    let engine = thread::spawn(move || {
+        worker::run_restarting(first, inbox, SILENCE, |failure| {
+            failed.send(failure.to_string()).expect("the test listens");
+            restarting.recv().expect("the test lets it go on");
+            Ok::<_, ExecutorError>(second)
+        })
+    });
+    device.fail_after(question.chunks() + 2, Fault::Lost);
+    device.hold_after(0);
+    let running = Question::sampled(20, 1).max_tokens(30).submit(&handle).expect("there is room");
+    device.until_held();
+    let waiting = question.submit(&handle).expect("there is room");
+    device.open();
+    let (_, message) = failure(running);
+    assert_eq!(failure_seen.recv().expect("it is started again"), message);
+    assert!(handle.is_restarting() && !handle.is_stopped());
+    assert!(matches!(question.submit(&handle).expect_err("there is no device"), Refused::Restarting { .. }));
+    restart.send(()).expect("the engine waits");
+    assert_eq!(waiting.answers(), [expected.clone()]);
+    assert!(!handle.is_restarting());
+    assert_eq!(question.submit(&handle).expect("there is a device").answers(), [expected]);
+
+    next_device.reset();
+    next_device.fail_after(0, Fault::Lost);
+    failure(question.submit(&handle).expect("there is a device"));
+    until("the handle says so", || handle.is_stopped());
+    let error = engine.join().expect("the engine does not panic").expect_err("the second failure is final");
+    assert!(matches!(error, ExecutorError::DeviceLost(_)), "{error:?}");
+}
+
+#[test]
+fn a_device_that_cannot_be_started_again_ends_the_engine() {
+    let (runner, device) = Setup::of(FLAT).load();
+    let (handle, inbox) = queue(CAPACITY);
+    device.fail_after(0, Fault::Lost);
+    let engine = thread::spawn(move || {
+        worker::run_restarting(runner, inbox, SILENCE, |_| Err(ExecutorError::Device("it is gone for good".into())))
+    });
+    failure(Question::greedy(3).submit(&handle).expect("there is room"));
+    until("the handle says so", || handle.is_stopped());
+    let error = engine.join().expect("the engine does not panic").expect_err("there is no device");
+    assert_eq!(error.to_string(), "it is gone for good");
 }

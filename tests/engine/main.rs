@@ -7,6 +7,7 @@ mod device;
 mod faults;
 mod harness;
 mod sampling;
+mod self_test;
 #[path = "../models/synthetic.rs"]
 #[allow(dead_code)] // shared with the models' tests
 mod synthetic;

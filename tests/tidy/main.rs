@@ -24,6 +24,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("reference", &["plan", "kernels", "gguf"]),
     ("plan", &[]),
     ("gguf", &[]),
+    // Asks servers from outside, as any client does.
+    ("load", &[]),
 ];
 
 /// The binary's own files: they put the parts together, so they may import any.
@@ -35,7 +37,7 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     ("vulkano", &["gpu"], "only gpu/ speaks Vulkan"),
     ("ash", &["gpu"], "only gpu/ speaks Vulkan"),
     ("axum", &["api"], "only api/ speaks HTTP"),
-    ("async", &["api", "main", "commands"], "below api/ threads and channels are enough"),
+    ("async", &["api", "load", "main", "commands"], "below api/ threads and channels are enough"),
     ("anyhow", &["main", "commands"], "the library's errors have types"),
 ];
 
