@@ -120,17 +120,22 @@ def check_references(everything, complain):
     runtime = named["InferenceService", "hesper"]["spec"]["predictor"]["model"]["runtime"]
     if ("ServingRuntime", runtime) not in named:
         complain("InferenceService", f"there is no runtime {runtime}")
-    check_security(container, pod["spec"]["securityContext"], complain)
+    [pull] = named["Job", "hesper-pull"]["spec"]["template"]["spec"]["volumes"]
+    if pull["persistentVolumeClaim"]["claimName"] not in claims:
+        complain("Job", "it fetches the model into another claim than the Deployment's")
+    for kind, spec in (("Deployment", pod["spec"]), ("Job", named["Job", "hesper-pull"]["spec"]["template"]["spec"])):
+        check_security(kind, spec, complain)
 
 
-def check_security(container, pod, complain):
+def check_security(kind, pod, complain):
     """The least that a server of other people's prompts is run with."""
+    [container] = pod["containers"]
     wanted = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
     for key, value in wanted.items():
         if container["securityContext"].get(key) != value:
-            complain("Deployment", f"securityContext.{key} must be {value}")
-    if pod.get("runAsNonRoot") is not True or pod.get("runAsUser", 0) < 1:
-        complain("Deployment", "its pods may run as root")
+            complain(kind, f"securityContext.{key} must be {value}")
+    if pod["securityContext"].get("runAsNonRoot") is not True or pod["securityContext"].get("runAsUser", 0) < 1:
+        complain(kind, "its pods may run as root")
 
 
 def check_values(root, labels, complain):
