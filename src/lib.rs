@@ -8,5 +8,6 @@ pub mod kernels;
 pub mod load;
 pub mod model;
 pub mod plan;
+pub mod pull;
 pub mod reference;
 pub mod text;

@@ -4,7 +4,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, devices, health, inspect, load_test, logits, plan, run, serve, tokenize};
+use commands::{bench, devices, health, inspect, list, load_test, logits, plan, pull, rm, run, serve, tokenize};
 use std::io;
 use std::process::ExitCode;
 
@@ -16,6 +16,7 @@ use std::process::ExitCode;
     after_help = "Every flag can also be set in the environment, as HESPER_ and its long name: \
                   HESPER_ALLOW_SOFTWARE=1 is --allow-software.\n\n\
                   Examples:\n  \
+                  hesper pull hf://Qwen/Qwen3-0.6B-GGUF\n  \
                   hesper serve -m model.gguf\n  \
                   hesper run -m model.gguf \"Why is the sky blue?\"\n  \
                   hesper doctor"
@@ -34,6 +35,9 @@ enum Command {
     Run(run::Flags),
     Bench(bench::Flags),
     Load(load_test::Flags),
+    Pull(pull::Flags),
+    List(list::Flags),
+    Rm(rm::Flags),
     Devices(devices::DevicesFlags),
     Doctor(devices::DoctorFlags),
     Health(health::Flags),
@@ -53,6 +57,9 @@ fn main() -> ExitCode {
         Command::Run(flags) => run::run(&flags),
         Command::Bench(flags) => bench::bench(&flags),
         Command::Load(flags) => load_test::load(&flags),
+        Command::Pull(flags) => pull::pull(&flags),
+        Command::List(flags) => list::list(&flags),
+        Command::Rm(flags) => rm::rm(&flags),
         Command::Devices(_) => devices::devices(),
         Command::Doctor(flags) => devices::doctor(&flags),
         Command::Health(flags) => health::health(&flags),

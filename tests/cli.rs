@@ -294,6 +294,7 @@ fn bench_reports_each_test() {
 /// A server on a port of its own, killed when the test ends.
 struct Server {
     child: Child,
+    stdout: std::io::Lines<BufReader<std::process::ChildStdout>>,
     address: String,
     /// What it printed before it was ready.
     lines: Vec<String>,
@@ -302,18 +303,29 @@ struct Server {
 impl Server {
     fn start() -> Server {
         let mut command = hesper(&["serve", "-m", MODEL, "--port", "0", "--allow-software", "--alias", "demo"]);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
-        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-        let mut server = Server { child, address: String::new(), lines: Vec::new() };
-        for line in stdout.lines() {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut server = Server { child, stdout, address: String::new(), lines: Vec::new() };
+        server.until_it_listens();
+        server
+    }
+
+    fn until_it_listens(&mut self) {
+        self.lines.clear();
+        for line in &mut self.stdout {
             let line = line.expect("text");
             if let Some(address) = line.strip_prefix("Listening on http://") {
-                server.address = address.to_owned();
-                return server;
+                self.address = address.to_owned();
+                return;
             }
-            server.lines.push(line);
+            self.lines.push(line);
         }
-        panic!("it ended before it listened: {:?}", server.lines);
+        panic!("it ended before it listened: {:?}", self.lines);
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().expect("kill").success());
     }
 
     /// Sends a request and gives the whole response.
@@ -347,8 +359,9 @@ fn a_server_says_what_it_does_and_finishes_what_runs() {
         return;
     }
     let mut server = Server::start();
-    let [device, memory, loaded] = &server.lines[..] else { panic!("{:?}", server.lines) };
+    let [device, memory, tested, loaded] = &server.lines[..] else { panic!("{:?}", server.lines) };
     assert!(device.starts_with("Device ") && memory.starts_with("Memory: weights"), "{:?}", server.lines);
+    assert!(tested.starts_with("Self-test: ") && !tested.contains("could not be tried"), "{tested}");
     assert!(loaded.starts_with("Loaded ") && loaded.contains("GB/s"), "{loaded}");
     assert_holds(&Server::ask(&server.address, "GET", "/v1/models", ""), &["200 OK", "\"demo\""]);
 
@@ -362,9 +375,27 @@ fn a_server_says_what_it_does_and_finishes_what_runs() {
     while !Server::ask(&server.address, "GET", "/health", "").contains("\"running\":1") {
         assert!(start.elapsed() < Duration::from_secs(60) && !answer.is_finished(), "the request does not run");
     }
-    let pid = server.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+    server.signal("-TERM");
     let answer = answer.join().expect("the request is answered");
     assert_holds(&answer, &["200 OK", "\"completion_tokens\":300", "\"finish_reason\":\"length\""]);
     assert_eq!(server.child.wait().expect("it ends").code(), Some(0));
+}
+
+/// As Venus does when its far side is gone: the driver aborts the process, and has lost its state.
+#[cfg(unix)]
+#[test]
+fn a_server_that_its_driver_aborts_starts_again_once() {
+    use std::os::unix::process::ExitStatusExt;
+    if !with_device() {
+        return;
+    }
+    let mut server = Server::start();
+    server.signal("-ABRT");
+    server.until_it_listens();
+    assert_holds(&Server::ask(&server.address, "GET", "/health", ""), &["200 OK"]);
+    server.signal("-ABRT");
+    assert_eq!(server.child.wait().expect("it ends").signal(), Some(6));
+    let mut said = String::new();
+    server.child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    assert_holds(&said, &["starting again, once", "aborted again", "hesper doctor"]);
 }

@@ -6,7 +6,8 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-const OK: &str = r#"{"status":"ok","device":{"name":"llvmpipe","driver":"llvmpipe","software":true},"model":{"id":"demo"}}"#;
+const OK: &str =
+    r#"{"status":"ok","device":{"name":"llvmpipe","driver":"llvmpipe","software":true},"model":{"id":"demo"}}"#;
 
 /// A server that answers its only caller with these bytes, and then says nothing more.
 fn server(answer: Vec<u8>) -> SocketAddr {

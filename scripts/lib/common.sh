@@ -2,6 +2,7 @@
 # Shared by the scripts of this folder; sourced, never run. Plain bash 3.2, so that macOS's own will do.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+# shellcheck disable=SC2034 # for those who source this
 CACHE=$ROOT/.cache
 
 say() { printf '%s\n' "$*"; }
@@ -81,4 +82,24 @@ stop_server() {
   done
   wait "$pid" || status=$?
   [ "$status" = 0 ] || { cat "$SERVER_LOG" >&2; say "error: the server ended with status $status after SIGTERM" >&2; return 1; }
+}
+
+ANSWER=
+EXPECTED=
+
+# ask PORT: put the first of models/questions.jsonl to the server on PORT; ANSWER is what it says, EXPECTED what the demo
+# model should say
+ask() {
+  local port=$1 question body reply
+  question=$(head -n 1 "$ROOT/models/questions.jsonl")
+  # shellcheck disable=SC2034 # for the scripts that source this
+  EXPECTED=$(json expect <<<"$question")
+  question=$(json messages 0 content <<<"$question")
+  say "Question: $question"
+  body='{"messages": [{"role": "user", "content": "'$question'"}], "temperature": 0, "max_completion_tokens": 32}'
+  say "curl http://127.0.0.1:$port/v1/chat/completions -H 'content-type: application/json' -d '$body'"
+  reply=$(curl --silent --show-error --fail-with-body --max-time 120 "http://127.0.0.1:$port/v1/chat/completions" \
+    -H 'content-type: application/json' -d "$body") || die "the server answered: $reply"
+  ANSWER=$(json choices 0 message content <<<"$reply")
+  [ -n "$ANSWER" ] || die "the answer is empty: $reply"
 }

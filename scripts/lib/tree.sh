@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # A Debian tree to run commands in by chroot, since Venus grows with Mesa and Mesa with Debian's releases: sourced by
-# scripts/venus-host and scripts/vm after common.sh and setup.sh. VENUS_SUITE says which release (sid; trixie is Debian
-# 13), VENUS_HOST where the tree lives (in the cache folder hesper/venus-host for sid, hesper/venus-host-SUITE for others).
+# scripts/venus-host, scripts/vm and scripts/arm64 after common.sh and setup.sh. VENUS_SUITE says which release (sid;
+# trixie is Debian 13), VENUS_HOST where the tree lives (in the cache folder hesper/venus-host for sid, hesper/venus-host-SUITE for others).
 
 SUITE=${VENUS_SUITE:-sid}
 TREE=${VENUS_HOST:-${XDG_CACHE_HOME:-$HOME/.cache}/hesper/venus-host}
@@ -44,15 +44,20 @@ make_tree() {
   touch "$TREE/.ready"
 }
 
-# inside FOLDER CMD...: become CMD, in the tree, in FOLDER, which shows through at its own path; NAMESPACES adds to its own
+# inside FOLDER CMD...: become CMD, in the tree, in FOLDER, which shows through at its own path, as does the folder SHOWN
+# if that is set; NAMESPACES adds to its own
+# shellcheck disable=SC2086 # NAMESPACES is a list of words
 inside() {
   exec unshare --mount --propagation private ${NAMESPACES:-} sh -euc '
-    tree=$1 folder=$2; shift 2
+    tree=$1 shown=$2 folder=$3; shift 3
     mount --bind "$tree" "$tree" # container tools want a root that is a mount point
     mount -t proc proc "$tree/proc"
     for m in /sys /dev; do mount --rbind "$m" "$tree$m"; done
-    if [ "$folder" != / ]; then mkdir -p "$tree$folder"; mount --rbind "$folder" "$tree$folder"; fi
-    exec chroot "$tree" sh -c "cd \"\$0\" && exec \"\$@\"" "$folder" "$@"' venus-host "$TREE" "$@"
+    for m in "$folder" "$shown"; do
+      [ -n "$m" ] && [ "$m" != / ] || continue
+      mkdir -p "$tree$m"; mount --rbind "$m" "$tree$m"
+    done
+    exec chroot "$tree" sh -c "cd \"\$0\" && exec \"\$@\"" "$folder" "$@"' "${0##*/}" "$TREE" "${SHOWN:-}" "$@"
 }
 
 # icd NAME: the manifest of a driver, as a path inside the tree

@@ -5,6 +5,7 @@ use super::{
     answer::{Answer, Finish, Piece},
     error::ApiError,
     fields::shown,
+    metrics::Outcome,
     models::not_served,
     parameters::Parameters,
 };
@@ -66,6 +67,8 @@ pub struct Update {
 
 /// A request in the queue or at work. Dropping it cancels what remains.
 pub struct Generation {
+    service: Arc<Service>,
+    outcome: Outcome,
     events: UnboundedReceiver<Event>,
     /// Tells the engine of answers that a stop string has ended.
     ended: Arc<Ended>,
@@ -102,7 +105,11 @@ pub fn check_length(tokens: usize, context: u32, param: &str) -> Result<(), ApiE
 
 impl Generation {
     /// Queues a prompt of a checked length, or says at once why it cannot. `offset` is added to the seed.
-    pub fn submit(service: &Service, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
+    pub fn submit(service: &Arc<Service>, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
+        Generation::queue(service, job, tokens, offset).inspect_err(|_| service.outcomes.count(Outcome::Refused))
+    }
+
+    fn queue(service: &Arc<Service>, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
         let parameters = &job.parameters;
         let room = service.model.context_tokens.saturating_sub(tokens.len() as u32);
         let mut sampling = parameters.sampling.clone();
@@ -125,20 +132,23 @@ impl Generation {
             events: sender,
         })?;
         let answer = |_| Some(Answer::new(&service.text, &parameters.stop, job.tools));
-        Ok(Generation { events, ended, answers: (0..parameters.choices).map(answer).collect(), usage })
+        let answers = (0..parameters.choices).map(answer).collect();
+        // What is dropped before its end was cancelled.
+        let outcome = Outcome::Cancelled;
+        Ok(Generation { service: service.clone(), outcome, events, ended, answers, usage })
     }
 
     /// As [`Generation::submit`], for a request of which a part is answered: it waits for its place.
     pub async fn submit_next(
-        service: &Service,
+        service: &Arc<Service>,
         job: &Job,
         tokens: Vec<u32>,
         offset: u64,
     ) -> Result<Generation, ApiError> {
         loop {
-            match Generation::submit(service, job, tokens.clone(), offset) {
+            match Generation::queue(service, job, tokens.clone(), offset) {
                 Err(Refused::Full { .. } | Refused::Restarting { .. }) => tokio::time::sleep(QUEUE_PAUSE).await,
-                other => return Ok(other?),
+                other => return Ok(other.inspect_err(|_| service.outcomes.count(Outcome::Refused))?),
             }
         }
     }
@@ -147,6 +157,7 @@ impl Generation {
     pub async fn next(&mut self) -> Result<Option<Update>, ApiError> {
         while self.answers.iter().any(Option::is_some) {
             let Some(event) = self.events.recv().await else {
+                self.outcome = Outcome::Failed;
                 return Err(Refused::Stopped.into());
             };
             let update = match event {
@@ -156,7 +167,10 @@ impl Generation {
                 }
                 Event::Token { choice, token } => self.token(choice, token),
                 Event::Finished { choice, reason } => self.finished(choice, reason),
-                Event::Failed(message) => return Err(failed(&message)),
+                Event::Failed(message) => {
+                    self.outcome = Outcome::Failed;
+                    return Err(failed(&message));
+                }
             };
             if update.is_some() {
                 return Ok(update);
@@ -164,6 +178,7 @@ impl Generation {
         }
         // Every answer ended, perhaps at a stop string that the engine does not know of.
         self.events.close();
+        self.outcome = Outcome::Completed;
         Ok(None)
     }
 
@@ -184,6 +199,12 @@ impl Generation {
         let mut answer = self.answers.get_mut(choice as usize)?.take()?;
         let (piece, finish) = answer.finish(reason);
         Some(Update { choice, piece, finish: Some(finish) })
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.service.outcomes.count(self.outcome);
     }
 }
 

@@ -39,7 +39,7 @@ pub async fn identify(request: Request, next: Next) -> Response {
 /// Refuses a request without one of the keys, if there are keys.
 pub async fn authorize(extract::State(state): extract::State<State>, request: Request, next: Next) -> Response {
     let keys = &state.settings().api_keys;
-    if keys.is_empty() || matches!(request.uri().path(), "/health" | "/version") {
+    if keys.is_empty() || matches!(request.uri().path(), "/health" | "/metrics" | "/version") {
         return next.run(request).await;
     }
     let message = match bearer(request.headers()) {

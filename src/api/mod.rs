@@ -16,6 +16,7 @@ mod identifiers;
 pub mod json;
 mod logprobs;
 mod messages;
+mod metrics;
 mod models;
 pub mod parameters;
 mod serve;
@@ -41,7 +42,7 @@ use tokio::sync::Semaphore;
 /// How the server behaves, whatever model it serves.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Bearer keys, one of which every request but `/health` and `/version` must bring; none: open to all.
+    /// Bearer keys, one of which every request but `/health`, `/metrics` and `/version` must bring; none: open to all.
     pub api_keys: Vec<String>,
     /// Ignore unknown request fields, and name them in a `warning` header, instead of refusing them.
     pub lenient: bool,
@@ -80,6 +81,8 @@ pub struct Service {
     pub engine: Handle,
     pub text: Text,
     pub model: ServedModel,
+    /// How requests ended.
+    pub outcomes: metrics::Outcomes,
     /// Names the build, model and device, which an answer depends on besides its request.
     pub fingerprint: String,
 }
@@ -109,7 +112,13 @@ impl State {
         let device = model.device.to_string();
         let fingerprint = identifiers::fingerprint(&[env!("CARGO_PKG_VERSION"), &model.id, &device]);
         // A second model is not served: what was answered first stays true.
-        let _ = self.0.service.set(Arc::new(Service { engine, text, model, fingerprint }));
+        let _ = self.0.service.set(Arc::new(Service {
+            engine,
+            text,
+            model,
+            outcomes: metrics::Outcomes::default(),
+            fingerprint,
+        }));
     }
 
     pub fn settings(&self) -> &Settings {
@@ -151,6 +160,7 @@ pub fn router(state: State) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/health", get(models::health))
+        .route("/metrics", get(metrics::handle))
         .route("/version", get(models::version))
         .fallback(guard::no_such_path)
         .method_not_allowed_fallback(guard::no_such_method)

@@ -1,7 +1,7 @@
 //! What is served and how it is: models, health, version.
 
 use super::{State, error::ApiError, fields::shown};
-use crate::engine::request::ServedModel;
+use crate::engine::{queue::Handle, request::ServedModel};
 use axum::{
     Json,
     extract::{self, Path},
@@ -42,20 +42,29 @@ pub async fn one(
     Ok(Json(description(&service.model)))
 }
 
+/// The one condition in which a request sent now would be queued.
+pub const READY: &str = "ok";
+
+/// How an engine is, in a word.
+pub fn condition(engine: &Handle) -> &'static str {
+    if engine.is_stopped() {
+        "stopped"
+    } else if engine.is_restarting() {
+        "restarting"
+    } else if engine.is_draining() {
+        "draining"
+    } else {
+        READY
+    }
+}
+
 /// 200 only when a request sent now would be queued.
 pub async fn health(extract::State(state): extract::State<State>) -> Response {
     let Some(service) = state.service() else {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "loading"}))).into_response();
     };
-    let (status, word) = if service.engine.is_stopped() {
-        (StatusCode::SERVICE_UNAVAILABLE, "stopped")
-    } else if service.engine.is_restarting() {
-        (StatusCode::SERVICE_UNAVAILABLE, "restarting")
-    } else if service.engine.is_draining() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining")
-    } else {
-        (StatusCode::OK, "ok")
-    };
+    let word = condition(&service.engine);
+    let status = if word == READY { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let model = &service.model;
     let body = json!({
         "status": word,

@@ -55,7 +55,7 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
     let Some(context_tokens) = cases.iter().map(Case::context_tokens).max() else {
         bail!("nothing is to be measured: give -p or -n a number above 0");
     };
-    let gguf = Gguf::open(&flags.model.model)?;
+    let gguf = Gguf::open(flags.model.path()?)?;
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
     let device = gpu.label();

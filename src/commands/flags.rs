@@ -1,8 +1,10 @@
 //! Flags that several subcommands share, and how their values are read.
 
+use anyhow::{Context, Result};
 use clap::Args;
-use clap::builder::BoolishValueParser;
-use std::path::PathBuf;
+use clap::builder::{BoolishValueParser, PathBufValueParser};
+use hesper::pull::{Store, has_scheme};
+use std::path::{Path, PathBuf};
 
 /// Prompt tokens evaluated at once unless asked otherwise. On lavapipe (Mesa 26.2, two cores, the demo model, 2026-11-21)
 /// a prompt of 512 runs at 2200 t/s with 16, 3200 with 64 and 2200 with 256.
@@ -11,9 +13,42 @@ const CHUNK_MAX: u32 = 1024;
 
 #[derive(Args, Clone, Debug)]
 pub struct ModelFlag {
-    /// A model in the GGUF format; of a split model, the first file.
-    #[arg(short, long, env = "HESPER_MODEL", value_name = "FILE")]
-    pub model: PathBuf,
+    /// A model: a GGUF file (of a split model, the first), a name of `hesper list`, or the source it was pulled from.
+    #[arg(short, long, env = "HESPER_MODEL", value_name = "MODEL")]
+    model: PathBuf,
+    #[command(flatten)]
+    models: ModelsFlag,
+}
+
+impl ModelFlag {
+    pub fn path(&self) -> Result<PathBuf> {
+        self.models.resolve(&self.model)
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ModelsFlag {
+    /// Folder of pulled models [default: $XDG_DATA_HOME/hesper/models, or ~/.local/share/hesper/models].
+    #[arg(long, env = "HESPER_MODELS", value_name = "FOLDER", value_parser = PathBufValueParser::new())]
+    models: Option<PathBuf>,
+}
+
+impl ModelsFlag {
+    pub fn store(&self) -> Result<Store> {
+        let folder = self.models.clone().or_else(|| Store::default_folder(|name| std::env::var_os(name)));
+        folder.map(Store::new).context("there is no folder for models: neither --models nor HOME is set")
+    }
+
+    /// The file that a path, a name or a source stands for. A path that exists wins, and what can only be a path is left
+    /// for whoever opens it to complain about.
+    pub fn resolve(&self, model: &Path) -> Result<PathBuf> {
+        match model.to_str() {
+            Some(text) if !model.exists() && (has_scheme(text) || !text.contains('/')) => {
+                Ok(self.store()?.find(text)?)
+            }
+            _ => Ok(model.to_owned()),
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]

@@ -1,5 +1,6 @@
 //! `hesper inspect`: what a file holds.
 
+use super::flags::ModelsFlag;
 use anyhow::Result;
 use hesper::gguf::{Gguf, inspect as listing};
 use std::io::{self, BufWriter, Write};
@@ -10,12 +11,15 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hesper inspect model.gguf\n  hesper inspect model.gguf | grep rope")]
 pub struct Flags {
-    /// A model in the GGUF format; of a split model, the first file.
-    file: PathBuf,
+    /// A model: a GGUF file (of a split model, the first), or a name of `hesper list`.
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    #[command(flatten)]
+    models: ModelsFlag,
 }
 
 pub fn inspect(flags: &Flags) -> Result<ExitCode> {
-    let gguf = Gguf::open(&flags.file)?;
+    let gguf = Gguf::open(flags.models.resolve(&flags.model)?)?;
     let mut out = BufWriter::new(io::stdout().lock());
     listing::print(&gguf, &mut out)?;
     out.flush()?;

@@ -28,7 +28,7 @@ pub struct Flags {
 }
 
 pub fn logits(flags: &Flags) -> Result<ExitCode> {
-    let gguf = Gguf::open(&flags.model.model)?;
+    let gguf = Gguf::open(flags.model.path()?)?;
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
     let context_tokens = u32::try_from(flags.tokens.len()).context("too many tokens")?.max(2);

@@ -42,7 +42,7 @@ pub fn plan(flags: &Flags) -> Result<ExitCode> {
         (ModeFlag::Decode, Some(_)) => bail!("--rows goes with --mode prefill: decode evaluates one token"),
         (ModeFlag::Prefill, rows) => PlanKey { mode: Mode::Prefill, rows: rows.unwrap_or(64), outputs: 1 },
     };
-    let gguf = Gguf::open(&flags.model.model)?;
+    let gguf = Gguf::open(flags.model.path()?)?;
     let policy = if flags.software { Policy::SOFTWARE } else { Policy::GPU };
     let options = Options { context_tokens: None, budget_bytes: u64::MAX, chunk_rows: key.rows.max(4), policy };
     let plan = Planned::new(&gguf, &options)?.model.lower(key);

@@ -80,7 +80,7 @@ impl SamplingFlags {
 }
 
 pub fn run(flags: &Flags) -> Result<ExitCode> {
-    let (gguf, text) = load::open(&flags.model.model)?;
+    let (gguf, text) = load::open(&flags.model.path()?)?;
     let mut session = Session {
         messages: flags.system.iter().map(|system| json!({"role": "system", "content": system})).collect(),
         text,

@@ -11,12 +11,14 @@ use hesper::engine::request::ServedModel;
 use hesper::engine::runner::{Planned, Runner};
 use hesper::engine::worker;
 use hesper::gguf::Gguf;
-use hesper::gpu::Gpu;
+use hesper::gpu::{self, Gpu};
 use hesper::plan::ExecutorError;
+use hesper::pull::model_name;
 use hesper::text::Text;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::panic;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,14 +80,16 @@ impl Flags {
     }
 
     /// The name that clients use: never a path.
-    fn model_id(&self) -> String {
-        let stem = || self.model.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        self.alias.clone().unwrap_or_else(stem)
+    fn model_id(&self, path: &Path) -> String {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        self.alias.clone().unwrap_or_else(|| model_name(&file).unwrap_or(&file).to_owned())
     }
 }
 
 pub fn serve(flags: &Flags) -> Result<ExitCode> {
-    let (gguf, text) = load::open(&flags.model.model)?;
+    gpu::start_again_on_abort();
+    let path = flags.model.path()?;
+    let (gguf, text) = load::open(&path)?;
     let (listener, address) = listen(&flags.host, flags.port)?;
     let mut out = io::stdout();
     let gpu = load::device(&flags.device, &mut out)?;
@@ -102,7 +106,7 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
         planned,
         gpu,
         inbox,
-        ready: Ready { state: state.clone(), handle, text, id: flags.model_id(), address },
+        ready: Ready { state: state.clone(), handle, text, id: flags.model_id(&path), address },
         stop: stop.clone(),
         again: Again { model: flags.model.clone(), device: flags.device.clone(), context: flags.context.clone() },
     };
@@ -149,7 +153,7 @@ impl Again {
         eprintln!("error: {failure}");
         eprintln!("Starting the device again; a second failure ends the server");
         let start = || {
-            let gguf = Gguf::open(&self.model.model)?;
+            let gguf = Gguf::open(self.model.path()?)?;
             let mut out = io::stdout();
             let gpu = load::device(&self.device, &mut out)?;
             let planned = load::plan(&gguf, &gpu, &self.device, self.context.ctx, &mut out)?;

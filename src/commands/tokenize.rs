@@ -26,7 +26,7 @@ pub struct Flags {
 }
 
 pub fn tokenize(flags: &Flags) -> Result<ExitCode> {
-    let text = load::text(&Gguf::open(&flags.model.model)?)?;
+    let text = load::text(&Gguf::open(flags.model.path()?)?)?;
     let mut input = flags.text.clone();
     if input == "-" {
         input.clear();

@@ -62,9 +62,7 @@ impl Handle {
         self.sender.try_send(request).map_err(|error| {
             self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
             match error {
-                mpsc::error::TrySendError::Full(_) => {
-                    Refused::Full { capacity: self.sender.max_capacity(), retry_after_s: 1 }
-                }
+                mpsc::error::TrySendError::Full(_) => Refused::Full { capacity: self.capacity(), retry_after_s: 1 },
                 mpsc::error::TrySendError::Closed(_) => Refused::Stopped,
             }
         })
@@ -77,6 +75,11 @@ impl Handle {
 
     pub fn running(&self) -> usize {
         self.counters.running.load(Ordering::Acquire)
+    }
+
+    /// Requests that may wait.
+    pub fn capacity(&self) -> usize {
+        self.sender.max_capacity()
     }
 
     /// From now on every submit is refused; what was accepted still completes.

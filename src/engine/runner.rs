@@ -58,6 +58,7 @@ impl Planned {
             cache_bytes: model.state.cache_bytes(),
             arena_bytes,
             other_bytes: model.state.other_bytes() + load::staging_bytes(slot_bytes),
+            mapped_bytes: model.state.mapped_bytes() + load::staging_bytes(slot_bytes),
             budget_bytes: options.budget_bytes,
         };
         memory.check()?;

@@ -12,8 +12,10 @@ pub struct Choice {
 }
 
 /// Chooses by `selector`: `auto`, an index, or part of a device's or driver's name, in any case. `auto` prefers discrete,
-/// then integrated, then virtual devices, and takes software only where allowed and nothing else is usable; a device
-/// named explicitly is taken as it is.
+/// then integrated, then virtual devices; of equals one that MoltenVK drives before the
+/// same one driven by KosmicKrisp (what runs natively is then what runs behind a virtual machine), then the one with more
+/// memory, then the first. It takes
+/// software only where allowed and nothing else is usable; a device named explicitly is taken as it is.
 pub fn choose(
     devices: &[DeviceInfo],
     selector: &str,
@@ -37,7 +39,7 @@ pub fn choose(
 fn choose_auto(devices: &[DeviceInfo], allow_software: bool, surroundings: &Surroundings) -> Result<Choice, Error> {
     let rank = |device: &&DeviceInfo| {
         let kind = if device.software { DeviceKind::Cpu } else { device.kind };
-        (kind, std::cmp::Reverse(device.device_local_bytes()), device.index)
+        (kind, is_kosmickrisp(device), std::cmp::Reverse(device.device_local_bytes()), device.index)
     };
     let complete = || devices.iter().filter(|device| device.missing.is_empty());
     let Some(device) = complete().filter(|device| allow_software || !device.software).min_by_key(rank) else {
@@ -56,6 +58,10 @@ fn choose_auto(devices: &[DeviceInfo], allow_software: bool, surroundings: &Surr
         format!("{} of {hardware}; --device chooses another", superlative(device.kind))
     };
     Ok(Choice { index: device.index, reason })
+}
+
+fn is_kosmickrisp(device: &DeviceInfo) -> bool {
+    device.driver.eq_ignore_ascii_case("kosmickrisp")
 }
 
 fn superlative(kind: DeviceKind) -> &'static str {
@@ -162,6 +168,20 @@ mod tests {
         let mut small = radeon(2);
         small.heaps[0].bytes = 4 << 30;
         assert_eq!(auto(&[apple(0), lavapipe(1), small, radeon(3)], false).expect("several").index, 3);
+    }
+
+    #[test]
+    fn of_a_macs_two_drivers_auto_prefers_moltenvk() {
+        let mut krisp = device(0, "Apple M3", "KosmicKrisp", DeviceKind::Integrated);
+        krisp.heaps[0].bytes = 64 << 30;
+        let mut devices = [krisp, device(1, "Apple M3", "MoltenVK", DeviceKind::Integrated)];
+        assert_eq!(auto(&devices, false).expect("both are usable").index, 1);
+        let named = |devices: &[DeviceInfo]| choose(devices, "kosmickrisp", false, &here()).map(|choice| choice.index);
+        assert_eq!(named(&devices).expect("it is named"), 0);
+        devices[1].missing = vec!["timelineSemaphore".to_owned()];
+        assert_eq!(auto(&devices, false).expect("the other is usable").index, 0);
+        devices[0].missing = vec!["subgroup arithmetic operations".to_owned()];
+        assert!(matches!(named(&devices), Err(Error::Lacks { .. })));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::Error;
 use super::loader::{API_VERSION, Loader};
 use crate::plan::DeviceLabel;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType, SubgroupFeatures};
 use vulkano::device::{DeviceFeatures, QueueFlags};
@@ -39,7 +40,8 @@ const WORKGROUP_LANES: u32 = 256;
 /// Parts of device names that only CPU drivers have, should one not call itself a CPU.
 const SOFTWARE_NAMES: [&str; 4] = ["llvmpipe", "lavapipe", "swiftshader", "microsoft basic render"];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DeviceKind {
     Discrete,
     Integrated,
@@ -60,14 +62,16 @@ impl std::fmt::Display for DeviceKind {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Heap {
     pub bytes: u64,
     pub device_local: bool,
 }
 
 /// What is known of a device without opening it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DeviceInfo {
     /// Its place in Vulkan's list, which `--device` takes. Not a rank: software drivers often come first.
     pub index: usize,
@@ -116,8 +120,8 @@ pub struct Vulkan {
 impl Vulkan {
     pub fn open() -> Result<Vulkan, Error> {
         let loader = Loader::open()?;
-        let instance = loader.instance()?;
-        let physical: Vec<_> = instance
+        let physical: Vec<_> = loader
+            .instance
             .enumerate_physical_devices()
             .map_err(|failure| Error::Instance {
                 reason: format!("its devices cannot be listed: {failure}"),

@@ -6,11 +6,14 @@ pub enum Error {
     NoLoader { reason: String, advice: String },
     #[error(
         "the Vulkan library {path}, which HESPER_VULKAN_LIBRARY names, cannot be used: {reason}. Correct the path, or \
-         unset the variable to use the system's Vulkan loader."
+         unset the variable to use the system's Vulkan loader. Of drivers only those that export vkGetInstanceProcAddr, as \
+         libMoltenVK.dylib does, can be opened without the loader; for others set VK_DRIVER_FILES to their manifest."
     )]
     Library { path: String, reason: String },
     #[error("the Vulkan loader is installed but found no driver that works here. {advice}")]
     NoDriver { advice: String },
+    #[error("the Vulkan driver refused to start: it reports that host memory is exhausted. {advice}")]
+    HostMemory { advice: String },
     #[error("the Vulkan driver refused to start: {reason}. {advice}")]
     Instance { reason: String, advice: String },
     #[error(

@@ -109,6 +109,8 @@ impl Gpu {
         let physical = vulkan.physical(index).clone();
         let family = compute_family(&physical).ok_or_else(|| open_error("it has no compute queue".to_owned()))?;
         let max_groups = physical.properties().max_compute_work_group_count;
+        // A driver of a subset of Vulkan, as MoltenVK is, must have VK_KHR_portability_subset enabled: vulkano does that
+        // wherever the device lists it (`DeviceCreateInfo::enabled_extensions`).
         let create_info = DeviceCreateInfo {
             queue_create_infos: vec![QueueCreateInfo { queue_family_index: family, ..Default::default() }],
             enabled_features: REQUIRED_FEATURES,

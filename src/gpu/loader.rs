@@ -34,9 +34,10 @@ const LIBRARIES: &[&str] = if cfg!(target_os = "macos") {
 /// the device back, jumped to where that code had been.
 static KEEPS_DRIVERS_LOADED: OnceLock<Arc<Instance>> = OnceLock::new();
 
-/// An open library, and the path or name under which it was found.
+/// An open library with its instance, and the path or name under which it was found.
 pub struct Loader {
     pub library: Arc<VulkanLibrary>,
+    pub instance: Arc<Instance>,
     pub path: String,
 }
 
@@ -44,41 +45,64 @@ impl Loader {
     pub fn open() -> Result<Loader, Error> {
         if let Some(path) = std::env::var_os(LIBRARY_VARIABLE).filter(|path| !path.is_empty()) {
             let path = path.to_string_lossy().into_owned();
-            return load(&path).map_err(|reason| Error::Library { path, reason });
+            let library = load(&path).map_err(|reason| Error::Library { path: path.clone(), reason })?;
+            let instance = instance(&library)?;
+            return Ok(Loader { library, instance, path });
         }
-        let mut first_failure = None;
-        for path in LIBRARIES {
-            match load(path) {
-                Ok(loader) => return Ok(loader),
-                Err(failure) => first_failure = first_failure.or(Some(failure)),
-            }
-        }
-        let reason = first_failure.unwrap_or_default();
-        Err(Error::NoLoader { reason, advice: Surroundings::detect().driver_advice() })
-    }
-
-    pub fn instance(&self) -> Result<Arc<Instance>, Error> {
-        let create_info = InstanceCreateInfo {
-            // Lists MoltenVK, which implements a subset of Vulkan; vulkano drops the flag where the loader lacks it.
-            flags: InstanceCreateFlags::ENUMERATE_PORTABILITY,
-            application_name: Some("hesper".to_owned()),
-            max_api_version: Some(API_VERSION),
-            ..Default::default()
+        let attempt = |path: &str| {
+            let library = load(path).map_err(|reason| Error::NoLoader { reason, advice: String::new() })?;
+            let instance = instance(&library)?;
+            Ok(Loader { library, instance, path: path.to_owned() })
         };
-        let instance = Instance::new(self.library.clone(), create_info).map_err(|failure| instance_error(&failure))?;
-        KEEPS_DRIVERS_LOADED.get_or_init(|| instance.clone());
-        Ok(instance)
+        first_working(LIBRARIES, attempt).map_err(|error| match error {
+            Error::NoLoader { reason, .. } => {
+                Error::NoLoader { reason, advice: Surroundings::detect().driver_advice() }
+            }
+            other => other,
+        })
     }
 }
 
-fn load(path: &str) -> Result<Loader, String> {
+/// Takes the first library that works. One that is absent is passed over, and so is a loader that finds no driver: on
+/// macOS a driver that follows in the list does without it. When none works, what went wrong with the first that was there
+/// is worth most.
+fn first_working<T>(paths: &[&str], attempt: impl Fn(&str) -> Result<T, Error>) -> Result<T, Error> {
+    let mut failure: Option<Error> = None;
+    for path in paths {
+        match attempt(path) {
+            Ok(loader) => return Ok(loader),
+            Err(error @ (Error::NoLoader { .. } | Error::NoDriver { .. })) => {
+                let was_absent = matches!(failure, None | Some(Error::NoLoader { .. }));
+                let replaces = failure.is_none() || (was_absent && matches!(error, Error::NoDriver { .. }));
+                failure = if replaces { Some(error) } else { failure };
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failure.expect("the list of libraries is not empty"))
+}
+
+fn instance(library: &Arc<VulkanLibrary>) -> Result<Arc<Instance>, Error> {
+    let create_info = InstanceCreateInfo {
+        // Lists MoltenVK, which implements a subset of Vulkan; vulkano drops the flag where the loader lacks it.
+        flags: InstanceCreateFlags::ENUMERATE_PORTABILITY,
+        application_name: Some("hesper".to_owned()),
+        max_api_version: Some(API_VERSION),
+        ..Default::default()
+    };
+    let instance = Instance::new(library.clone(), create_info).map_err(|failure| instance_error(&failure))?;
+    KEEPS_DRIVERS_LOADED.get_or_init(|| instance.clone());
+    Ok(instance)
+}
+
+fn load(path: &str) -> Result<Arc<VulkanLibrary>, String> {
     let describe = |failure| match failure {
         LoadingError::LibraryLoadFailure(cause) => cause.to_string(),
         LoadingError::VulkanError(cause) => cause.to_string(),
     };
     // SAFETY: the names are those of Vulkan loaders; a library the user names is the user's to vouch for.
     let library = unsafe { DynamicLibraryLoader::new(path) }.map_err(describe)?;
-    Ok(Loader { library: VulkanLibrary::with_loader(library).map_err(describe)?, path: path.to_owned() })
+    VulkanLibrary::with_loader(library).map_err(describe)
 }
 
 fn instance_error(failure: &Validated<VulkanError>) -> Error {
@@ -88,10 +112,11 @@ fn instance_error(failure: &Validated<VulkanError>) -> Error {
             return Error::NoDriver { advice: surroundings.driver_advice() };
         }
         // Hosts with 16 KiB pages refuse the 4 KiB-rounded blobs that unpatched Mesa asks for, and Mesa reports that so.
-        Validated::Error(VulkanError::OutOfHostMemory) => "In a Podman machine on Apple Silicon this is what Mesa's \
-            stock Venus driver says; use an image with the patched driver (Fedora's copr slp/mesa-libkrun-vulkan), or a \
-            guest kernel with 16 KiB pages."
-            .to_owned(),
+        Validated::Error(VulkanError::OutOfHostMemory) => {
+            let advice = "In a Podman machine on Apple Silicon this is what Mesa's stock Venus driver says, whatever memory \
+                there is; use the image of containerfiles/Containerfile.krun, or a guest kernel with 16 KiB pages.";
+            return Error::HostMemory { advice: advice.to_owned() };
+        }
         _ => surroundings.driver_advice(),
     };
     Error::Instance { reason: failure.to_string(), advice }
@@ -119,8 +144,25 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_named() {
-        let failure = load("/nonexistent/libvulkan.so").err().expect("there is no such file");
+        let failure = load("/nonexistent/libvulkan.so").expect_err("there is no such file");
         assert!(failure.contains("/nonexistent"), "{failure}");
+    }
+
+    #[test]
+    fn a_loader_without_drivers_is_passed_over() {
+        let absent = || Error::NoLoader { reason: "absent".to_owned(), advice: String::new() };
+        let empty = || Error::NoDriver { advice: "empty".to_owned() };
+        let attempt = |path: &str| match path {
+            "absent" => Err(absent()),
+            "empty" => Err(empty()),
+            "broken" => Err(Error::HostMemory { advice: String::new() }),
+            path => Ok(path.to_owned()),
+        };
+        let first = |paths: &[&str]| first_working(paths, attempt);
+        assert_eq!(first(&["absent", "empty", "molten", "other"]).expect("one works"), "molten");
+        assert!(matches!(first(&["absent", "empty", "absent"]), Err(Error::NoDriver { .. })));
+        assert!(matches!(first(&["absent", "absent"]), Err(Error::NoLoader { .. })));
+        assert!(matches!(first(&["broken", "molten"]), Err(Error::HostMemory { .. })), "it is not hidden");
     }
 
     #[test]

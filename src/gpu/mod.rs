@@ -3,6 +3,7 @@
 //! their addresses, the timeline); `ash`, of the same version, makes pipelines from the SPIR-V that the build has already
 //! reflected, and records and submits, with nothing in between.
 
+mod abort;
 pub mod choose;
 pub mod device;
 pub mod doctor;
@@ -16,6 +17,7 @@ mod queue;
 mod record;
 pub mod surroundings;
 
+pub use abort::start_again_on_abort;
 pub use choose::{Choice, choose};
 pub use device::{DeviceInfo, DeviceKind, Vulkan};
 pub use error::Error;

@@ -1,10 +1,12 @@
 //! What the machine around the driver looks like, as far as it decides what a user must do: the operating system, for the
 //! command that installs a driver, and whether GPUs are reachable at all.
 
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Which family of commands installs things here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum System {
     Debian,
     Fedora,
@@ -16,7 +18,8 @@ pub enum System {
 }
 
 /// The state of `/dev/dri`, through which Linux programs reach a GPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RenderNodes {
     /// Not Linux.
     NotNeeded,
@@ -28,7 +31,8 @@ pub enum RenderNodes {
     Usable(Vec<String>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Surroundings {
     pub system: System,
     pub render_nodes: RenderNodes,

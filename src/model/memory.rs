@@ -114,6 +114,11 @@ impl State {
         self.bytes_of(|region| !matches!(region, Region::Cache(_)))
     }
 
+    /// What the host sees: the step and the ring of tokens.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.bytes_of(|region| matches!(region, Region::Step | Region::Output))
+    }
+
     fn bytes_of(&self, wanted: impl Fn(&Region) -> bool) -> u64 {
         self.region_bytes.iter().filter(|(region, _)| wanted(region)).map(|(_, bytes)| bytes).sum()
     }
@@ -154,6 +159,8 @@ pub struct MemoryPlan {
     pub arena_bytes: u64,
     /// Step, ring, logits and staging.
     pub other_bytes: u64,
+    /// Part of `other_bytes`: what takes room in a virtual machine's window for mapped memory, whatever the model's size.
+    pub mapped_bytes: u64,
     pub budget_bytes: u64,
 }
 
@@ -179,13 +186,14 @@ impl fmt::Display for MemoryPlan {
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         write!(
             f,
-            "weights {:.1} / KV {:.1} / arena {:.1} / other {:.1} / total {:.1} of {:.1} MiB",
+            "weights {:.1} / KV {:.1} / arena {:.1} / other {:.1} / total {:.1} of {:.1} MiB, {:.1} of it mapped",
             mib(self.weights_bytes),
             mib(self.cache_bytes),
             mib(self.arena_bytes),
             mib(self.other_bytes),
             mib(self.total_bytes()),
-            mib(self.budget_bytes)
+            mib(self.budget_bytes),
+            mib(self.mapped_bytes)
         )
     }
 }

@@ -119,7 +119,7 @@ async fn keys_are_asked_for() {
             assert_eq!(answer.headers["www-authenticate"], "Bearer");
         }
     }
-    for path in ["/health", "/version"] {
+    for path in ["/health", "/metrics", "/version"] {
         assert_eq!(ask(path, None).await.status, 200);
     }
 }

@@ -5,6 +5,7 @@ mod errors;
 mod fields;
 mod harness;
 mod limits;
+mod metrics;
 mod mutated;
 mod python;
 mod sockets;

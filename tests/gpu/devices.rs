@@ -9,7 +9,7 @@ use hesper::kernels::KERNELS;
 fn the_listing_and_the_report_name_every_device() {
     let Some(gpu) = gpu() else { return };
     let vulkan = Vulkan::open().expect("there is a device, so there is a loader");
-    let (table, report) = (table(vulkan.devices()), doctor::examine());
+    let (table, report) = (table(vulkan.devices()), doctor::diagnose(&doctor::gather(), false));
     println!("{table}\n{report}");
     assert_eq!(table.lines().count(), 1 + vulkan.devices().len());
     for device in vulkan.devices() {

@@ -26,6 +26,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("gguf", &[]),
     // Asks servers from outside, as any client does.
     ("load", &[]),
+    ("pull", &[]),
 ];
 
 /// The binary's own files: they put the parts together, so they may import any.
@@ -37,7 +38,7 @@ const CONFINED: &[(&str, &[&str], &str)] = &[
     ("vulkano", &["gpu"], "only gpu/ speaks Vulkan"),
     ("ash", &["gpu"], "only gpu/ speaks Vulkan"),
     ("axum", &["api"], "only api/ speaks HTTP"),
-    ("async", &["api", "load", "main", "commands"], "below api/ threads and channels are enough"),
+    ("async", &["api", "load", "pull", "main", "commands"], "elsewhere threads and channels are enough"),
     ("anyhow", &["main", "commands"], "the library's errors have types"),
 ];
 
