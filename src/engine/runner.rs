@@ -8,7 +8,7 @@ use crate::model::ModelError;
 use crate::model::dims::Dims;
 use crate::model::load;
 use crate::model::lower::{Mode, Model, PlanKey};
-use crate::model::memory::{MemoryPlan, Sizes, State};
+use crate::model::memory::{LOGITS_ROWS, MemoryPlan, Sizes, State};
 use crate::model::weights::Weights;
 use crate::plan::{Executor, ExecutorError, Plan, Prepared, Region, Tensor};
 use bytemuck::NoUninit;
@@ -263,7 +263,7 @@ impl Runner {
 
     /// The logits after every token of a sequence of its own, `[tokens][vocabulary]`.
     pub fn logits(&mut self, tokens: &[u32], on_rows: &mut dyn FnMut(&[f32])) -> Result<(), ExecutorError> {
-        let chunk_rows = self.model.sizes.chunk_rows;
+        let chunk_rows = self.model.sizes.chunk_rows.min(LOGITS_ROWS);
         let key = PlanKey { mode: Mode::Logits, rows: chunk_rows, outputs: chunk_rows };
         let plan = self.model.lower(key);
         let prepared = match self.plans.get(&key) {

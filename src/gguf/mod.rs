@@ -181,6 +181,24 @@ impl Gguf {
     pub fn bytes(&self, info: &TensorInfo) -> &[u8] {
         &self.parts[info.part].bytes[info.offset..][..info.bytes]
     }
+
+    /// Says that a tensor's bytes are not needed for now: they no longer count as this process's memory. Read again, they
+    /// come again from the file.
+    ///
+    /// # Panics
+    /// When `info` is not one of this model's.
+    pub fn set_aside(&self, info: &TensorInfo) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.parts[info.part].bytes {
+            assert!(info.offset + info.bytes <= map.len(), "a tensor of another model");
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the mapping is read-only and of a file, so a page that is dropped comes back as it was.
+            let advised = unsafe { map.unchecked_advise_range(advice, info.offset, info.bytes) };
+            if let Err(error) = advised {
+                tracing::debug!(%error, tensor = info.name, "its memory is kept");
+            }
+        }
+    }
 }
 
 struct Parsed {

@@ -42,8 +42,9 @@ pub fn load(
     for job in &weights.jobs {
         match job {
             Job::Matrix { name, weight, layout, placement } => {
-                let bytes = gguf.bytes(gguf.tensor(name)?);
-                ring.matrix(bytes, weight, layout, *placement, progress)?;
+                let info = gguf.tensor(name)?;
+                ring.matrix(gguf.bytes(info), weight, layout, *placement, progress)?;
+                gguf.set_aside(info);
             }
             Job::Vector { name, weight } => {
                 let bytes = gguf.bytes(gguf.tensor(name)?);

@@ -12,6 +12,8 @@ use std::fmt;
 const REGION_BYTES: u64 = 1 << 30;
 /// Alignment of tensors inside a region.
 const ALIGN_BYTES: u64 = 256;
+/// Rows of a plan that leaves the logits of all of them to the host.
+pub const LOGITS_ROWS: u32 = 8;
 
 /// What the memory is sized by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,12 @@ impl Sizes {
     /// tokens past a sequence's end before the host sees it.
     pub fn blocks_a_sequence(&self) -> u32 {
         self.context_tokens.div_ceil(BLOCK_TOKENS) + 1
+    }
+
+    /// Most outputs of a plan: one for each sequence, and a few where the logits of every token are wanted. A row of logits
+    /// is as long as the vocabulary.
+    pub fn outputs(&self) -> u32 {
+        self.sequences.max(self.chunk_rows.min(LOGITS_ROWS))
     }
 
     /// Positions that kernels may be asked for.
@@ -76,17 +84,17 @@ impl State {
         let sequences = u64::from(sizes.sequences);
         let rows = |count: u32| u64::from(count) * size_of::<Row>() as u64;
         let words = |count: u64| count * 4;
-        let outputs = sizes.chunk_rows.max(sizes.sequences);
+        let rows_max = sizes.chunk_rows.max(sizes.sequences);
         let mut cache = Vec::new();
         let layer_bytes = shape.cache_bytes(cache_blocks);
         let mut place_cache = || (0..dims.layers).map(|_| place_in(&mut cache, layer_bytes)).collect::<Vec<_>>();
         let (keys, values) = (place_cache(), place_cache());
         let ring_bytes = words(sequences * u64::from(RING_TOKENS));
-        let logits_bytes = words(u64::from(outputs) * u64::from(dims.vocabulary));
+        let logits_bytes = words(u64::from(sizes.outputs()) * u64::from(dims.vocabulary));
         let mut state = State {
             decode_rows: step.take(rows(sizes.sequences)),
             prefill_rows: step.take(rows(sizes.chunk_rows)),
-            every_row: step.take(words(u64::from(outputs))),
+            every_row: step.take(words(u64::from(rows_max))),
             prefill_outputs: step.take(words(u64::from(sizes.chunk_rows))),
             sampling: step.take(sequences * size_of::<Sampling>() as u64),
             biases: step.take(sequences * u64::from(MAX_BIAS) * size_of::<Bias>() as u64),
