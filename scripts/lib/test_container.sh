@@ -10,7 +10,7 @@ CONTAINER=hesper-test-$$
 
 container_cleanup() {
   stop_server || true
-  podman rm --force --time 0 --ignore "$CONTAINER" >/dev/null 2>&1 || true
+  podman rm --force --volumes --time 0 --ignore "$CONTAINER" >/dev/null 2>&1 || true
   podman image rm --force --no-prune "$HESPER_IMAGE" >/dev/null 2>&1 || true
   scripts/venus-host down
 }
@@ -48,7 +48,7 @@ check_crates() {
   local folder; folder=$(mktemp -d)
   podman create --no-healthcheck --name "$CONTAINER" "$HESPER_IMAGE" >/dev/null
   podman cp "$CONTAINER:/usr/local/bin/hesper" "$folder/hesper"
-  podman rm "$CONTAINER" >/dev/null
+  podman rm --volumes "$CONTAINER" >/dev/null
   objcopy --dump-section ".dep-v0=$folder/crates" "$folder/hesper" /dev/null || die "the binary has no list of its crates"
   "$PYTHON" - "$folder/crates" Cargo.lock <<'EOF'
 import json, sys, tomllib, zlib

@@ -67,8 +67,11 @@ pub struct Report {
     pub interrupted: bool,
 }
 
-/// The columns of the first table, the classic ones of a comparison: head, figure, and how that is written.
-const COLUMNS: [(&str, &str, fn(f64) -> String); 7] = [
+/// Head, figure, and how that is written.
+type Column = (&'static str, &'static str, fn(f64) -> String);
+
+/// The columns of the first table, the classic ones of a comparison.
+const COLUMNS: [Column; 7] = [
     ("QPS", "qps", figure),
     ("tokens/s", "tokens_per_second", figure),
     ("mean ms", "latency_ms_mean", figure),
@@ -102,7 +105,7 @@ impl Report {
         )?;
         let medians: Vec<(&Measured, Figures)> = self.servers.iter().map(|server| (server, server.medians())).collect();
         let row = |name: &str, figures: &Figures, written: &dyn Fn(usize, f64) -> String| -> Vec<String> {
-            let cell = |(at, (_, key, _)): (usize, &(&str, &str, _))| match figures.get(key) {
+            let cell = |(at, (_, key, _)): (usize, &Column)| match figures.get(key) {
                 Some(value) => written(at, value),
                 None => "–".to_owned(),
             };

@@ -38,11 +38,11 @@ pub enum ClientError {
     #[error("no HTTP client can be made: {0}")]
     Build(reqwest::Error),
     #[error("{url}: {failure}; check that the server runs there and speaks OpenAI's API")]
-    Models { url: Url, failure: Failure },
+    Models { url: String, failure: Failure },
     #[error("{url} lists no model; name one with --model")]
-    NoModel { url: Url },
+    NoModel { url: String },
     #[error("{url}, model {model:?}: a first request failed: {failure}")]
-    Probe { url: Url, model: String, failure: Failure },
+    Probe { url: String, model: String, failure: Failure },
 }
 
 /// How a request failed.
@@ -156,7 +156,7 @@ impl Client {
         }
         match outcome {
             Ok(_) => Ok(client),
-            Err(failure) => Err(ClientError::Probe { url: client.base, model: client.model, failure }),
+            Err(failure) => Err(ClientError::Probe { url: client.base.to_string(), model: client.model, failure }),
         }
     }
 
@@ -215,7 +215,7 @@ impl Client {
             let response = checked(request.send().await.map_err(|error| sending(&error))?).await?;
             body(response).await
         };
-        let url = || self.endpoint("models");
+        let url = || self.endpoint("models").to_string();
         let listed = self.in_time(exchange).await.map_err(|failure| ClientError::Models { url: url(), failure })?;
         answer::first_model(&listed).ok_or_else(|| ClientError::NoModel { url: url() })
     }

@@ -240,9 +240,10 @@ mod tests {
             (0..plain.len()).map(|at| plain.messages(at).to_string()).collect();
         assert_eq!(different.len(), BUILT_IN.len());
         let long = Dataset::built_in(Some(200));
-        for index in 0..long.len() {
+        assert_eq!(long.len(), BUILT_IN.len());
+        for (index, question) in BUILT_IN.iter().enumerate() {
             let text = long.messages(index)[0]["content"].as_str().expect("a text");
-            assert!((198..=202).contains(&text.split(' ').count()) && text.ends_with(BUILT_IN[index]), "{text}");
+            assert!((198..=202).contains(&text.split(' ').count()) && text.ends_with(question), "{text}");
         }
     }
 

@@ -38,8 +38,11 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figures(Vec<(String, Option<f64>)>);
 
-/// What is told of each kind of time: the name's end, and how it follows from the ascending values.
-const PARTS: [(&str, fn(&[f64]) -> Option<f64>); 5] = [
+/// The end of a figure's name, and how it follows from the ascending values.
+type Part = (&'static str, fn(&[f64]) -> Option<f64>);
+
+/// What is told of each kind of time.
+const PARTS: [Part; 5] = [
     ("mean", |values| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)),
     ("p50", |values| percentile(values, 50)),
     ("p95", |values| percentile(values, 95)),

@@ -148,7 +148,7 @@ fn a_lost_device_is_started_again_once() {
     assert!(handle.is_restarting() && !handle.is_stopped());
     assert!(matches!(question.submit(&handle).expect_err("there is no device"), Refused::Restarting { .. }));
     restart.send(()).expect("the engine waits");
-    assert_eq!(waiting.answers(), [expected.clone()]);
+    assert_eq!(waiting.answers(), std::slice::from_ref(&expected));
     assert!(!handle.is_restarting());
     assert_eq!(question.submit(&handle).expect("there is a device").answers(), [expected]);
 

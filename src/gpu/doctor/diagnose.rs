@@ -131,6 +131,12 @@ fn examine_render_nodes(report: &mut Report, facts: &Facts, linux: &LinuxFacts) 
     let cure = facts.surroundings.reach_advice().unwrap_or_default();
     match &facts.surroundings.render_nodes {
         RenderNodes::NotNeeded => {}
+        RenderNodes::Missing if facts.environment.get("VN_DEBUG").is_some_and(|flags| flags.contains("vtest")) => {
+            let socket = facts.environment.get("VTEST_SOCKET_NAME").map_or("its default", String::as_str);
+            let text =
+                format!("not needed: Venus finds its far side by a socket ({socket}), since VN_DEBUG holds vtest");
+            report.note("venus-socket", subject, text);
+        }
         RenderNodes::Usable(nodes) => report.ok("render-node", subject, format!("{} may be opened", nodes.join(", "))),
         RenderNodes::Missing if !linux.kernel_nodes.is_empty() => report.warn(
             "render-node-not-passed",
@@ -231,21 +237,34 @@ fn examine_loader(report: &mut Report, facts: &Facts) {
     }
 }
 
+/// By which Venus reaches its far side where it is told to do without a GPU device.
+fn venus_socket(facts: &Facts) -> Option<&str> {
+    facts.environment.get("VN_DEBUG").filter(|flags| flags.contains("vtest"))?;
+    Some(facts.environment.get("VTEST_SOCKET_NAME").map_or("/tmp/.virgl_test", String::as_str))
+}
+
 /// What went wrong between the loader and the devices.
 fn examine_instance(report: &mut Report, facts: &Facts) {
     let install = facts.surroundings.install_command();
     let subject = "vulkan";
-    match &facts.vulkan {
-        VulkanState::NoDriver => {
+    match (&facts.vulkan, venus_socket(facts)) {
+        (VulkanState::NoDriver | VulkanState::Failed { .. }, Some(socket)) => report.warn(
+            "venus-socket-unreachable",
+            subject,
+            format!("no driver starts, and Venus is told to reach its far side by the socket {socket}"),
+            "Start the far side (scripts/venus-host up), and let this user connect to its socket; in a container the socket \
+             must be mounted.",
+        ),
+        (VulkanState::NoDriver, None) => {
             let text = "the loader found no driver that works here";
             report.warn("driver-none", subject, text, format!("Install one: {install}."));
         }
-        VulkanState::OutOfHostMemory => examine_out_of_memory(report, facts),
-        VulkanState::Failed { reason } => {
+        (VulkanState::OutOfHostMemory, _) => examine_out_of_memory(report, facts),
+        (VulkanState::Failed { reason }, None) => {
             let cure = format!("If the driver is new or changed, reinstall it: {install}.");
             report.warn("instance-failed", subject, format!("the driver refused to start: {reason}"), cure);
         }
-        VulkanState::TimedOut { seconds } => report.warn(
+        (VulkanState::TimedOut { seconds }, _) => report.warn(
             "driver-hangs",
             subject,
             format!("the driver listed no devices within {seconds} s"),
