@@ -132,16 +132,22 @@ totals
 fn a_large_vocabulary_is_read_fast() {
     let tokens: Vec<String> = (0..150_000).map(|i| format!("token{i}")).collect();
     let bytes = Writer::new().string_array("tokenizer.ggml.tokens", &tokens).finish();
-    // The best of five: other tests run beside this one.
-    let best = (0..5).map(|_| {
-        let bytes = bytes.clone();
-        let start = std::time::Instant::now();
-        let gguf = Gguf::parse("vocabulary", bytes).unwrap();
+    // Against a copy of the same strings, so that slow machines and emulators do not matter. The best of five each: other
+    // tests run beside this one.
+    let best = |work: &dyn Fn()| {
+        let times = (0..5).map(|_| {
+            let start = std::time::Instant::now();
+            work();
+            start.elapsed()
+        });
+        times.min().unwrap()
+    };
+    let copying = best(&|| drop(std::hint::black_box(tokens.clone())));
+    let reading = best(&|| {
+        let gguf = Gguf::parse("vocabulary", bytes.clone()).unwrap();
         assert_eq!(gguf.string_array("tokenizer.ggml.tokens").unwrap()[149_999], "token149999");
-        start.elapsed()
     });
-    let best = best.min().unwrap();
-    assert!(best.as_millis() < 100, "{best:?}");
+    assert!(reading < copying * 10, "{reading:?} to read, {copying:?} to copy");
 }
 
 /// A small valid file to break: one key and two tensors. Its fields lie at the offsets the tests use.
