@@ -58,7 +58,7 @@ pub struct Flags {
     #[arg(long, env = "HESPER_REQUESTS", default_value = "32", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     requests: u32,
-    /// How often all requests are sent; figures are medians of rounds [default: 1, in a comparison 3].
+    /// How often the same requests are sent; figures are medians of rounds [default: 1, in a comparison 3].
     #[arg(long, env = "HESPER_ROUNDS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Requests to each server before the measurement, which do not count.
@@ -198,13 +198,10 @@ async fn measure(flags: &Flags, targets: &[Target], dataset: &Arc<Dataset>) -> R
         };
         servers.push(Connected { client, measured });
     }
-    let schedule = |requests: u32, round: u32| Schedule {
-        requests: requests as usize,
-        first: round as usize * flags.requests as usize,
-        arrival: flags.arrival(),
-    };
+    // Rounds ask the same, so that their medians are of equal work.
+    let schedule = |requests: u32| Schedule { requests: requests as usize, first: 0, arrival: flags.arrival() };
     for server in &servers {
-        run::run(&server.client, dataset, schedule(flags.warmup, 0), std::future::pending(), || ()).await;
+        run::run(&server.client, dataset, schedule(flags.warmup), std::future::pending(), || ()).await;
     }
     let stop = interrupt();
     let bar = progress_bar(u64::from(flags.requests) * u64::from(flags.rounds()) * servers.len() as u64)?;
@@ -218,7 +215,7 @@ async fn measure(flags: &Flags, targets: &[Target], dataset: &Arc<Dataset>) -> R
             bar.set_message(server.measured.name.clone());
             let stopped = stopped(stop.clone());
             let batch: Batch =
-                run::run(&server.client, dataset, schedule(flags.requests, round), stopped, || bar.inc(1)).await;
+                run::run(&server.client, dataset, schedule(flags.requests), stopped, || bar.inc(1)).await;
             server.measured.rounds.push(Summary::of(&batch));
             interrupted = *stop.borrow();
             if interrupted {
