@@ -2,7 +2,7 @@
 
 use super::flags::{ContextFlag, DeviceFlags, ModelFlag};
 use super::load;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use hesper::api::{self, Settings, State};
 use hesper::engine::pace::SILENCE;
@@ -12,7 +12,7 @@ use hesper::engine::runner::{Planned, Runner};
 use hesper::engine::worker;
 use hesper::gguf::Gguf;
 use hesper::gpu::{self, Gpu};
-use hesper::plan::ExecutorError;
+use hesper::plan::{DeviceLabel, ExecutorError};
 use hesper::pull::model_name;
 use hesper::text::Text;
 use std::io::{self, ErrorKind, Write};
@@ -149,13 +149,17 @@ struct Again {
 }
 
 impl Again {
-    fn runner(&self, failure: &ExecutorError, stop: &AtomicBool) -> Result<Runner> {
+    /// A runner on the `device` that failed: what clients were told of it, and that it is no CPU, must stay true.
+    fn runner(&self, failure: &ExecutorError, device: &DeviceLabel, stop: &AtomicBool) -> Result<Runner> {
         eprintln!("error: {failure}");
         eprintln!("Starting the device again; a second failure ends the server");
         let start = || {
             let gguf = Gguf::open(self.model.path()?)?;
             let mut out = io::stdout();
             let gpu = load::device(&self.device, &mut out)?;
+            if gpu.label() != *device {
+                bail!("{device} is gone");
+            }
             let planned = load::plan(&gguf, &gpu, &self.device, self.context.ctx, &mut out)?;
             load::load(planned, &gguf, gpu, &self.device, &mut out, || unwind_if(stop))
         };
@@ -206,13 +210,13 @@ impl Engine {
             created_s: created.as_secs(),
             context_tokens: runner.context_tokens(),
             vocabulary: runner.model().dims.vocabulary,
-            device,
+            device: device.clone(),
         };
         ready.state.ready(ready.handle, ready.text, model);
         // The thread must not keep alive what it waits for the end of.
         drop(ready.state);
         writeln!(io::stdout(), "Listening on http://{}", ready.address)?;
-        worker::run_restarting(runner, inbox, SILENCE, |failure| again.runner(failure, &stop))
+        worker::run_restarting(runner, inbox, SILENCE, |failure| again.runner(failure, &device, &stop))
     }
 }
 

@@ -65,8 +65,8 @@ mod unix {
     extern "C" fn aborted(_: c_int) {
         let again = AGAIN.get().and_then(Option::as_ref);
         let text = if again.is_some() { FIRST } else { SECOND };
-        // SAFETY: `write`, `sigprocmask`, `execve` and `raise` may be called in signal handlers; the pointers are terminated lists of terminated
-        // strings that live as long as the process.
+        // SAFETY: `write`, `sigprocmask`, `execve` and `raise` may be called in signal handlers; the pointers are
+        // terminated lists of terminated strings that live as long as the process.
         unsafe {
             libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len());
             if let Some(again) = again {

@@ -42,9 +42,9 @@ pub fn excerpt(gguf: &Gguf) -> Result<Gguf, ModelError> {
         pieces.add(gguf, info, &info.name, &mut writer);
     }
     for (layer, first) in layers.iter().enumerate() {
+        let prefix = format!("blk.{first}.");
         for info in gguf.tensors() {
-            if let Some((number, rest)) = layer_of(&info.name).filter(|(number, _)| number == first) {
-                debug_assert_eq!(number, *first);
+            if let Some(rest) = info.name.strip_prefix(&prefix) {
                 pieces.add(gguf, info, &format!("blk.{layer}.{rest}"), &mut writer);
             }
         }
