@@ -122,14 +122,13 @@ impl Generation {
         let (sender, events) = mpsc::unbounded_channel();
         let ended = Arc::new(Ended::none_of(parameters.choices));
         service.engine.submit(Request {
-            tokens,
             sampling,
             choices: parameters.choices,
             ended: ended.clone(),
             max_tokens: parameters.max_tokens.unwrap_or(room).min(room),
             stop_tokens,
             logprobs: job.logprobs,
-            events: sender,
+            ..Request::new(tokens, sender)
         })?;
         let answer = |_| Some(Answer::new(&service.text, &parameters.stop, job.tools));
         let answers = (0..parameters.choices).map(answer).collect();
@@ -167,6 +166,10 @@ impl Generation {
                 }
                 Event::Token { choice, token } => self.token(choice, token),
                 Event::Finished { choice, reason } => self.finished(choice, reason),
+                Event::TimedOut => {
+                    self.outcome = Outcome::Failed;
+                    return Err(timed_out());
+                }
                 Event::Failed(message) => {
                     self.outcome = Outcome::Failed;
                     return Err(failed(&message));
@@ -206,6 +209,11 @@ impl Drop for Generation {
     fn drop(&mut self) {
         self.service.outcomes.count(self.outcome);
     }
+}
+
+fn timed_out() -> ApiError {
+    let message = "the answer was not complete at the request's deadline";
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, message).code("deadline_exceeded")
 }
 
 fn failed(message: &str) -> ApiError {

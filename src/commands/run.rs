@@ -6,14 +6,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::BoolishValueParser;
 use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::{Handle, queue};
-use hesper::engine::request::{Ended, Event, FinishReason, Request, SamplingParameters};
+use hesper::engine::request::{Event, FinishReason, Request, SamplingParameters};
 use hesper::engine::worker;
 use hesper::text::{Chat, Text};
 use serde_json::{Value, json};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Answer a prompt in the terminal; without one, a chat that reads lines from the standard input
@@ -183,14 +182,10 @@ impl Session<'_> {
         }
         let (events, mut answer) = mpsc::unbounded_channel();
         handle.submit(Request {
-            tokens,
             sampling: self.sampling.clone(),
-            choices: 1,
-            ended: Arc::new(Ended::none_of(1)),
             max_tokens: self.flags.max_tokens.unwrap_or(room),
             stop_tokens: self.text.stop_tokens(),
-            logprobs: None,
-            events,
+            ..Request::new(tokens, events)
         })?;
         self.stream(&mut answer)
     }
@@ -214,6 +209,7 @@ impl Session<'_> {
                     }
                     return Ok(whole);
                 }
+                Some(Event::TimedOut) => bail!("the answer took too long"),
                 Some(Event::Failed(problem)) => bail!("the answer cannot be completed: {problem}"),
                 None => bail!("the engine stopped before the answer was complete"),
             }

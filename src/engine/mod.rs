@@ -7,4 +7,5 @@ pub mod request;
 pub mod runner;
 pub mod schedule;
 pub mod self_test;
+pub mod stats;
 pub mod worker;

@@ -1,6 +1,7 @@
 //! The bounded queue between the tasks that serve clients and the one thread that owns the device.
 
 use super::request::Request;
+use super::stats::Stats;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -26,6 +27,7 @@ struct Counters {
     running: AtomicUsize,
     draining: AtomicBool,
     restarting: AtomicBool,
+    stats: Stats,
 }
 
 /// The clients' end.
@@ -80,6 +82,11 @@ impl Handle {
     /// Requests that may wait.
     pub fn capacity(&self) -> usize {
         self.sender.max_capacity()
+    }
+
+    /// What the engine counts.
+    pub fn stats(&self) -> &Stats {
+        &self.counters.stats
     }
 
     /// From now on every submit is refused; what was accepted still completes.

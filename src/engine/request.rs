@@ -2,8 +2,10 @@
 //! tokens out. Text, templates, stop strings and JSON are none of its business.
 
 pub use crate::plan::DeviceLabel;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// How the next token is chosen from the logits. The order is: logit bias, repetition, presence and frequency
@@ -63,10 +65,62 @@ pub struct Request {
     pub stop_tokens: Vec<u32>,
     /// `Some(k)`: report each token's log-probability and the `k` (0..=20) most probable alternatives.
     pub logprobs: Option<u8>,
+    /// Restricts what may be sampled, in each choice on its own.
+    pub constraint: Option<Constraints>,
+    /// Whose request it is: a key's name or an address. The device is shared out evenly among clients that wait.
+    pub client: Arc<str>,
+    /// When it is given up with [`Event::TimedOut`], wherever it stands.
+    pub deadline: Option<Instant>,
+    /// Whether keys and values that earlier requests have left may be used.
+    pub reuse_prefix: bool,
     /// Answers that the client's side has ended, by a stop string say: their generation stops within one token.
     pub ended: Arc<Ended>,
     /// Where the answer goes. Dropping the receiver cancels the request within one token.
     pub events: mpsc::UnboundedSender<Event>,
+}
+
+impl Request {
+    /// One answer, as long as the context allows, sampled with the default parameters.
+    pub fn new(tokens: Vec<u32>, events: mpsc::UnboundedSender<Event>) -> Request {
+        Request {
+            tokens,
+            sampling: SamplingParameters::default(),
+            choices: 1,
+            max_tokens: u32::MAX,
+            stop_tokens: Vec::new(),
+            logprobs: None,
+            constraint: None,
+            client: "".into(),
+            deadline: None,
+            reuse_prefix: true,
+            ended: Arc::new(Ended::none_of(1)),
+            events,
+        }
+    }
+}
+
+/// What may be sampled next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// Every token.
+    Any,
+    /// The tokens whose bits are set in the mask; at least one is.
+    Masked,
+}
+
+/// The restrictions of one answer. Called before each token with the one sampled last, `None` before the first; fills the
+/// mask, in which token t is bit t % 32 of word t / 32, all zero before. Where the answer may end, the mask allows a stop
+/// token. An error fails the request.
+pub type Constraint = Box<dyn FnMut(Option<u32>, &mut [u32]) -> Result<Allowed, String> + Send>;
+
+/// Makes the constraint of each choice.
+#[derive(Clone)]
+pub struct Constraints(pub Arc<dyn Fn() -> Constraint + Send + Sync>);
+
+impl fmt::Debug for Constraints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Constraints")
+    }
 }
 
 /// Which answers of a request are ended from outside the engine.
@@ -93,12 +147,14 @@ impl Ended {
 /// A message from the engine to the task that owns a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The prompt was evaluated; `cached_tokens` of it came from the cache.
+    /// The request left the queue; `cached_tokens` of its prompt need no evaluation. Sent once, first.
     Started { cached_tokens: u32 },
     /// Answer `choice` grew by one token.
     Token { choice: u32, token: Token },
     /// Answer `choice` is complete.
     Finished { choice: u32, reason: FinishReason },
+    /// The deadline passed; nothing follows.
+    TimedOut,
     /// The request cannot be completed; nothing follows.
     Failed(String),
 }

@@ -154,14 +154,13 @@ impl Question {
         let (sender, events) = mpsc::unbounded_channel();
         let ended = Arc::new(Ended::none_of(self.choices));
         handle.submit(Request {
-            tokens: self.prompt.clone(),
             sampling: self.sampling.clone(),
             choices: self.choices,
             max_tokens: self.max_tokens,
             stop_tokens: self.stop_tokens.clone(),
             logprobs: self.logprobs,
             ended: ended.clone(),
-            events: sender,
+            ..Request::new(self.prompt.clone(), sender)
         })?;
         Ok(Asked { events, ended })
     }

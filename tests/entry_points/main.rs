@@ -8,7 +8,7 @@ mod device;
 
 use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::queue;
-use hesper::engine::request::{Ended, Event, Request, SamplingParameters};
+use hesper::engine::request::{Event, Request};
 use hesper::engine::runner::{Options, Planned};
 use hesper::engine::worker;
 use hesper::gguf::Gguf;
@@ -16,7 +16,6 @@ use libloading::{Library, Symbol};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Most calls for a token, of any kind.
@@ -72,16 +71,7 @@ fn a_decoded_token_is_submissions_and_nothing_else() {
     let (handle, inbox) = queue(1);
     let engine = std::thread::spawn(move || worker::run(runner, inbox, SILENCE));
     let (events, mut answer) = mpsc::unbounded_channel();
-    let request = Request {
-        tokens: vec![1, 2, 3],
-        sampling: SamplingParameters::default(),
-        choices: 1,
-        max_tokens: (SETTLED + COUNTED + 50) as u32,
-        stop_tokens: Vec::new(),
-        logprobs: None,
-        ended: Arc::new(Ended::none_of(1)),
-        events,
-    };
+    let request = Request { max_tokens: (SETTLED + COUNTED + 50) as u32, ..Request::new(vec![1, 2, 3], events) };
     handle.submit(request).expect("there is room");
     let mut until = |tokens: usize| {
         let mut seen = 0;
