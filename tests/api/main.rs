@@ -8,4 +8,5 @@ mod limits;
 mod metrics;
 mod mutated;
 mod python;
+mod several;
 mod sockets;
