@@ -5,7 +5,8 @@ use super::{
     Service, State,
     error::ApiError,
     fields::wrong_type,
-    registry::{Found, LoadError, Loaded, Loader, Outcome, Progress, Room},
+    registry::{Found, LoadError, Loaded, Loader, Outcome, Progress},
+    room::Room,
 };
 use crate::engine::queue::Refused;
 use axum::http::StatusCode;
@@ -88,7 +89,10 @@ fn start(state: &State, index: usize, progress: Arc<Progress>, sender: watch::Se
         let (slot, told) = match outcome {
             Ok(loaded) => (Ok(loaded), Ok(())),
             Err(error) => {
-                tracing::error!(model = id, error = error.message, "a model was not loaded");
+                match error.code {
+                    Some("load_cancelled" | "shutting_down") => tracing::info!(model = id, "loading was cancelled"),
+                    _ => tracing::error!(model = id, error = error.message, "a model was not loaded"),
+                }
                 (Err(error.message.clone()), Err(error))
             }
         };

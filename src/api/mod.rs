@@ -21,6 +21,7 @@ mod metrics;
 mod models;
 pub mod parameters;
 pub mod registry;
+mod room;
 mod serve;
 mod stream;
 
@@ -39,6 +40,9 @@ use fields::Unknown;
 use registry::{Entry, Loader, Registry};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
+
+/// Between looks at whether the models are there that have to be.
+const STARTED_PAUSE: Duration = Duration::from_millis(5);
 
 /// How the server behaves, whatever model it serves.
 #[derive(Clone, Debug)]
@@ -170,6 +174,13 @@ impl State {
         let models = self.0.registry.models();
         models.is_empty()
             || models.iter().any(|model| model.entry.pinned && model.failure.is_none() && model.service().is_none())
+    }
+
+    /// Completes when no model is missing any more that has to be there.
+    pub async fn started(&self) {
+        while self.is_starting() {
+            tokio::time::sleep(STARTED_PAUSE).await;
+        }
     }
 
     /// What to do about fields that are not known.
