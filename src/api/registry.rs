@@ -5,6 +5,7 @@ use super::{
     Service,
     error::ApiError,
     fields::shown,
+    measures::Measures,
     room::{Holding, Room, room},
 };
 use crate::engine::{
@@ -135,6 +136,7 @@ pub struct Model {
     pub slot: Slot,
     /// Why it was last not loaded, or ended by itself.
     pub failure: Option<String>,
+    pub measures: Arc<Measures>,
     /// Bytes that it takes, or will while it is loading.
     bytes: u64,
     last_used: Instant,
@@ -144,7 +146,15 @@ pub struct Model {
 
 impl Model {
     fn new(entry: Entry) -> Model {
-        Model { entry, slot: Slot::Unloaded, failure: None, bytes: 0, last_used: Instant::now(), waiting: 0 }
+        Model {
+            entry,
+            slot: Slot::Unloaded,
+            failure: None,
+            measures: Arc::default(),
+            bytes: 0,
+            last_used: Instant::now(),
+            waiting: 0,
+        }
     }
 
     pub fn service(&self) -> Option<&Arc<Service>> {
@@ -157,6 +167,11 @@ impl Model {
     /// A request holds the service or is at work. Nobody can get hold of it while the registry is locked.
     fn in_use(&self) -> bool {
         self.service().is_some_and(|service| Arc::strong_count(service) > 1)
+    }
+
+    /// Requests that wait for it: to be loaded, or in its engine's queue.
+    pub fn waiting(&self) -> usize {
+        self.waiting + self.service().map_or(0, |service| service.engine.waiting())
     }
 
     /// In a word, as `/v1/models` shows it.
@@ -238,7 +253,8 @@ impl Registry {
             keep_alive: None,
             pinned: true,
         };
-        models.push(Model { slot: Slot::Loaded(service), ..Model::new(entry) });
+        let measures = service.measures.clone();
+        models.push(Model { slot: Slot::Loaded(service), measures, ..Model::new(entry) });
     }
 
     /// What there is of a model for a request; a load that is found or begun is one more that is waited for.

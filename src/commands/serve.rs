@@ -2,18 +2,20 @@
 
 mod catalog;
 mod library;
+mod network;
 mod signals;
 
 use super::flags::{ContextFlag, DeviceFlags, ModelsFlag};
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use catalog::{KeepAlive, Source, keep_alive};
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
 use hesper::api::{self, Settings, State};
 use hesper::gpu;
 use hesper::pull::model_name;
 use library::{ENGINE_END, Library, Shared};
+use network::NetworkFlags;
 use signals::{Signal, Signals, end_at_once};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +34,7 @@ use tokio::time::timeout;
 #[command(after_help = "Examples:\n  hesper serve -m model.gguf\n  \
                         hesper serve -m model.gguf --host 0.0.0.0 --port 80 --api-key \"$KEY\"\n  \
                         hesper serve --models ~/models --keep-alive 10m --memory-budget 12G\n  \
+                        hesper serve -m model.gguf --api-keys keys.txt --tls-cert cert.pem --tls-key key.pem\n  \
                         hesper serve -m model.gguf --device radeon --ctx 8192 --memory-budget 6G\n  \
                         HESPER_MODEL=model.gguf HESPER_ALLOW_SOFTWARE=1 hesper serve")]
 pub struct Flags {
@@ -44,20 +47,12 @@ pub struct Flags {
     #[arg(long, env = "HESPER_KEEP_ALIVE", default_value = "5m", value_name = "TIME", value_parser = keep_alive,
           allow_hyphen_values = true)]
     keep_alive: KeepAlive,
-    /// Address to listen on; 0.0.0.0 is every one of this machine.
-    #[arg(long, env = "HESPER_HOST", default_value = "127.0.0.1")]
-    host: String,
-    /// Port to listen on; 0 takes any free one.
-    #[arg(long, env = "HESPER_PORT", default_value = "8080")]
-    port: u16,
+    #[command(flatten)]
+    network: NetworkFlags,
     #[command(flatten)]
     device: DeviceFlags,
     #[command(flatten)]
     context: ContextFlag,
-    /// A key that requests must bring; may be given several times, in the environment with commas between.
-    #[arg(long, env = "HESPER_API_KEY", hide_env_values = true, value_name = "KEY", value_delimiter = ',',
-          value_parser = NonEmptyStringValueParser::new())]
-    api_key: Vec<String>,
     /// Requests that may wait for a model; further ones are refused with status 429.
     #[arg(long, env = "HESPER_MAX_QUEUE", default_value = "64", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -71,15 +66,19 @@ pub struct Flags {
     /// How long answers under way may take to finish after Ctrl-C or SIGTERM.
     #[arg(long, env = "HESPER_DRAIN_SECONDS", default_value = "30", value_name = "SECONDS")]
     drain_seconds: u32,
+    /// Log the bodies of requests, with all that people ask; they are never logged without this.
+    #[arg(long, env = "HESPER_LOG_PROMPTS", value_parser = BoolishValueParser::new())]
+    log_prompts: bool,
 }
 
 impl Flags {
     fn settings(&self) -> Settings {
         Settings {
-            api_keys: self.api_key.clone(),
             lenient: self.lenient,
+            log_prompts: self.log_prompts,
             drain_limit: Duration::from_secs(self.drain_seconds.into()),
-            ..Settings::default()
+            load_waiters: self.max_queue as usize,
+            ..self.network.settings(Settings::default())
         }
     }
 
@@ -104,7 +103,7 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
     gpu::start_again_on_abort();
     let single = flags.model.is_some();
     let sources = flags.sources()?;
-    let (listener, address) = listen(&flags.host, flags.port)?;
+    let (listener, address) = flags.network.listen()?;
     let (failed, failures) = mpsc::unbounded_channel();
     let settings = library::Settings {
         device: flags.device.clone(),
@@ -114,31 +113,19 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
         // Without its only model a server is of no use.
         failed: single.then(|| failed.clone()),
     };
+    // Before anything slow is done.
+    flags.network.apply(&State::new(Settings::default()))?;
     let library = Arc::new(Library::open(sources, settings)?);
-    if !address.ip().is_loopback() && flags.api_key.is_empty() {
-        eprintln!("warning: whoever reaches {address} may use this server; --api-key restricts it");
+    if !address.ip().is_loopback() && flags.network.is_open() {
+        eprintln!("warning: whoever reaches {address} may use this server; --api-key or --api-keys restrict it");
     }
     let loader = Arc::new(Shared(library.clone()));
     let state = State::with_models(flags.settings(), library.entries(single), loader);
+    flags.network.apply(&state)?;
     let server = Server { listener, address, state, library, failures, _failed: failed };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(server.until_stopped())?;
+    runtime.block_on(server.until_stopped(&flags.network))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn listen(host: &str, port: u16) -> Result<(TcpListener, SocketAddr)> {
-    let advice = |error: &io::Error| match error.kind() {
-        ErrorKind::AddrInUse => "another program uses that port: stop it, or take another port with --port",
-        ErrorKind::PermissionDenied => "ports below 1024 need a privilege: take a higher one with --port",
-        _ => "give an address of this machine with --host, as 127.0.0.1 or 0.0.0.0",
-    };
-    let bind = || {
-        let listener = TcpListener::bind((host, port))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    bind().map_err(|error| anyhow!("cannot listen on {host} port {port}: {error}; {}", advice(&error)))
 }
 
 /// All that runs until a signal comes.
@@ -154,14 +141,14 @@ struct Server {
 
 impl Server {
     /// Serves until a signal comes or something fails for good, which is an error.
-    async fn until_stopped(mut self) -> Result<()> {
+    async fn until_stopped(mut self, network: &NetworkFlags) -> Result<()> {
         let mut signals = Signals::new()?;
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        let (started, address) = (self.state.clone(), self.address);
+        let (started, url, reloaded) = (self.state.clone(), network.url(self.address), self.state.clone());
         let announcing = tokio::spawn(async move {
             started.started().await;
             // Nobody may be reading any more, which is no reason to end.
-            let _ = writeln!(io::stdout(), "Listening on http://{address}");
+            let _ = writeln!(io::stdout(), "Listening on {url}");
         });
         let drain = self.state.settings().drain_limit;
         let mut failure = None;
@@ -169,7 +156,7 @@ impl Server {
             loop {
                 tokio::select! {
                     signal = signals.next() => match signal {
-                        Signal::Reload => {}
+                        Signal::Reload => network.reload(&reloaded),
                         Signal::End(name) => {
                             let seconds = drain.as_secs();
                             eprintln!("{name}: finishing what runs, for at most {seconds} s; a second signal ends at once");
