@@ -30,6 +30,7 @@ mod room;
 mod serve;
 mod stream;
 pub mod tls;
+mod trace;
 
 pub use serve::serve;
 

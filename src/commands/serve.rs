@@ -69,9 +69,17 @@ pub struct Flags {
     /// Log the bodies of requests, with all that people ask; they are never logged without this.
     #[arg(long, env = "HESPER_LOG_PROMPTS", value_parser = BoolishValueParser::new())]
     log_prompts: bool,
+    /// OpenTelemetry collector that gets a trace of every request over HTTP, as http://127.0.0.1:4318 [default:
+    /// $OTEL_EXPORTER_OTLP_ENDPOINT, else none].
+    #[arg(long, env = "HESPER_OTLP_ENDPOINT", value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
+    otlp_endpoint: Option<String>,
 }
 
 impl Flags {
+    pub fn otlp_endpoint(&self) -> Option<&str> {
+        self.otlp_endpoint.as_deref()
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             lenient: self.lenient,
@@ -114,14 +122,14 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
         failed: single.then(|| failed.clone()),
     };
     // Before anything slow is done.
-    flags.network.apply(&State::new(Settings::default()))?;
+    let credentials = flags.network.credentials()?;
     let library = Arc::new(Library::open(sources, settings)?);
     if !address.ip().is_loopback() && flags.network.is_open() {
         eprintln!("warning: whoever reaches {address} may use this server; --api-key or --api-keys restrict it");
     }
     let loader = Arc::new(Shared(library.clone()));
     let state = State::with_models(flags.settings(), library.entries(single), loader);
-    flags.network.apply(&state)?;
+    credentials.give(&state);
     let server = Server { listener, address, state, library, failures, _failed: failed };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(server.until_stopped(&flags.network))?;
