@@ -6,9 +6,10 @@ use super::{
     chat_request::ChatRequest,
     error::ApiError,
     fields::Unknown,
-    generate::{Generation, Job, Update, Usage, check_length, service_for},
+    generate::{Generation, Job, Update, Usage, check_length},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
+    loading::service_of,
     logprobs, stream,
     stream::{Broken, Sink},
 };
@@ -37,10 +38,10 @@ pub async fn handle(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    state.loaded()?;
     let body = read_json(&state, &headers, body).await?;
-    let shared = state.clone();
-    let (service, job, tokens, unknown) = state.prepare(move || prepare(&shared, body)).await?;
+    let service = service_of(&state, &body).await?;
+    let (asked, unknown) = (service.clone(), state.unknown());
+    let (job, tokens, unknown) = state.prepare(move || prepare(&asked, body, unknown)).await?;
     let generation = Generation::submit(&service, &job, tokens, 0)?;
     let envelope = Envelope {
         service,
@@ -58,11 +59,8 @@ pub async fn handle(
     Ok(warn(&unknown, response))
 }
 
-fn prepare(state: &State, body: Value) -> Result<(Arc<Service>, Job, Vec<u32>, Unknown), ApiError> {
-    let service = service_for(state, None)?;
-    let mut unknown = Unknown { lenient: state.settings().lenient, ..Unknown::default() };
+fn prepare(service: &Service, body: Value, mut unknown: Unknown) -> Result<(Job, Vec<u32>, Unknown), ApiError> {
     let request = ChatRequest::parse(body, service.model.vocabulary, &mut unknown)?;
-    service_for(state, request.parameters.model.as_deref())?;
     let chat =
         Chat { tools: &request.tools, variables: Some(&request.template_arguments), ..Chat::new(&request.messages) };
     let prompt = service
@@ -72,7 +70,7 @@ fn prepare(state: &State, body: Value) -> Result<(Arc<Service>, Job, Vec<u32>, U
     let tokens = service.text.encode_chat(&prompt);
     check_length(tokens.len(), service.model.context_tokens, "messages")?;
     let job = Job { parameters: request.parameters, logprobs: request.logprobs, tools: !request.tools.is_empty() };
-    Ok((service, job, tokens, unknown))
+    Ok((job, tokens, unknown))
 }
 
 /// All of one choice of an answer that is not streamed.

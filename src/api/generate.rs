@@ -1,12 +1,13 @@
 //! From a checked request to its answers: the queue, the events, the count of tokens.
 
 use super::{
-    Service, State,
+    Service,
     answer::{Answer, Finish, Piece},
+    caller,
+    clock::Clock,
     error::ApiError,
     fields::shown,
-    metrics::Outcome,
-    models::not_served,
+    measures::Outcome,
     parameters::Parameters,
 };
 use crate::engine::{
@@ -75,18 +76,7 @@ pub struct Generation {
     /// `None` once complete.
     answers: Vec<Option<Answer>>,
     pub usage: Usage,
-}
-
-/// The service, if it can answer for the model that a request names.
-pub fn service_for(state: &State, model: Option<&str>) -> Result<Arc<Service>, ApiError> {
-    let service = state.loaded()?;
-    if service.engine.is_stopped() {
-        return Err(Refused::Stopped.into());
-    }
-    match model {
-        Some(name) if name != service.model.id => Err(not_served(name, &service.model)),
-        _ => Ok(service),
-    }
+    clock: Clock,
 }
 
 /// Refuses a prompt that leaves no room for an answer. `param` is the field that it came from.
@@ -106,7 +96,8 @@ pub fn check_length(tokens: usize, context: u32, param: &str) -> Result<(), ApiE
 impl Generation {
     /// Queues a prompt of a checked length, or says at once why it cannot. `offset` is added to the seed.
     pub fn submit(service: &Arc<Service>, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
-        Generation::queue(service, job, tokens, offset).inspect_err(|_| service.outcomes.count(Outcome::Refused))
+        Generation::queue(service, job, tokens, offset)
+            .inspect_err(|_| service.measures.outcomes.count(Outcome::Refused))
     }
 
     fn queue(service: &Arc<Service>, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
@@ -128,13 +119,16 @@ impl Generation {
             max_tokens: parameters.max_tokens.unwrap_or(room).min(room),
             stop_tokens,
             logprobs: job.logprobs,
+            client: caller::client(),
+            deadline: caller::deadline(),
             ..Request::new(tokens, sender)
         })?;
         let answer = |_| Some(Answer::new(&service.text, &parameters.stop, job.tools));
         let answers = (0..parameters.choices).map(answer).collect();
         // What is dropped before its end was cancelled.
         let outcome = Outcome::Cancelled;
-        Ok(Generation { service: service.clone(), outcome, events, ended, answers, usage })
+        let clock = Clock::start(service, parameters.choices);
+        Ok(Generation { service: service.clone(), outcome, events, ended, answers, usage, clock })
     }
 
     /// As [`Generation::submit`], for a request of which a part is answered: it waits for its place.
@@ -147,7 +141,7 @@ impl Generation {
         loop {
             match Generation::queue(service, job, tokens.clone(), offset) {
                 Err(Refused::Full { .. } | Refused::Restarting { .. }) => tokio::time::sleep(QUEUE_PAUSE).await,
-                other => return Ok(other.inspect_err(|_| service.outcomes.count(Outcome::Refused))?),
+                other => return Ok(other.inspect_err(|_| service.measures.outcomes.count(Outcome::Refused))?),
             }
         }
     }
@@ -162,13 +156,14 @@ impl Generation {
             let update = match event {
                 Event::Started { cached_tokens } => {
                     self.usage.cached_tokens = cached_tokens.into();
+                    self.clock.started();
                     None
                 }
                 Event::Token { choice, token } => self.token(choice, token),
                 Event::Finished { choice, reason } => self.finished(choice, reason),
                 Event::TimedOut => {
-                    self.outcome = Outcome::Failed;
-                    return Err(timed_out());
+                    self.outcome = Outcome::TimedOut;
+                    return Err(caller::timed_out());
                 }
                 Event::Failed(message) => {
                     self.outcome = Outcome::Failed;
@@ -189,8 +184,12 @@ impl Generation {
         let slot = self.answers.get_mut(choice as usize)?;
         let answer = slot.as_mut()?;
         self.usage.completion_tokens += 1;
+        self.clock.token(choice);
         let (piece, stopped) = answer.push(token);
         let finish = stopped.then(|| answer.reason(FinishReason::Stop));
+        if let Some(finish) = finish {
+            self.clock.finished(finish.name());
+        }
         if stopped {
             self.ended.end(choice);
             *slot = None;
@@ -201,19 +200,16 @@ impl Generation {
     fn finished(&mut self, choice: u32, reason: FinishReason) -> Option<Update> {
         let mut answer = self.answers.get_mut(choice as usize)?.take()?;
         let (piece, finish) = answer.finish(reason);
+        self.clock.finished(finish.name());
         Some(Update { choice, piece, finish: Some(finish) })
     }
 }
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.service.outcomes.count(self.outcome);
+        self.service.measures.outcomes.count(self.outcome);
+        self.clock.end(self.outcome, self.usage);
     }
-}
-
-fn timed_out() -> ApiError {
-    let message = "the answer was not complete at the request's deadline";
-    ApiError::new(StatusCode::GATEWAY_TIMEOUT, message).code("deadline_exceeded")
 }
 
 fn failed(message: &str) -> ApiError {

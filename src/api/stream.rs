@@ -1,6 +1,6 @@
 //! Server-sent events: a task produces them and ends as soon as nobody reads.
 
-use super::{Settings, error::ApiError};
+use super::{Settings, caller, error::ApiError};
 use axum::{
     http::HeaderValue,
     response::{
@@ -61,7 +61,7 @@ where
     let (watched, last) = (events.clone(), events.clone());
     let write_limit = settings.write_limit;
     let producer = produce(Sink { events, write_limit });
-    tokio::spawn(async move {
+    tokio::spawn(caller::carried(async move {
         let outcome = tokio::select! {
             () = watched.closed() => return,
             outcome = producer => outcome,
@@ -72,7 +72,7 @@ where
             Err(Broken::Failed(error)) => Sink { events: last, write_limit }.send(&error.body()).await,
             Err(Broken::Gone) => Ok(()),
         };
-    });
+    }));
     let keep_alive = KeepAlive::new().interval(settings.keep_alive);
     let mut response = Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response();
     // Proxies that buffer would turn a stream into one late answer.

@@ -1,5 +1,6 @@
 //! The HTTP interface over a scripted engine: requests in, JSON and events out, no device.
 
+mod access;
 mod answers;
 mod errors;
 mod fields;
@@ -8,4 +9,5 @@ mod limits;
 mod metrics;
 mod mutated;
 mod python;
+mod several;
 mod sockets;
