@@ -100,7 +100,11 @@ async fn the_servers_and_the_clients_time_limits_become_a_deadline() {
 #[tokio::test]
 async fn only_listed_origins_may_read_answers() {
     let preflight = |origin: &'static str| {
-        [("origin", origin), ("access-control-request-method", "POST"), ("access-control-request-headers", "authorization,x-stainless-os")]
+        [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization,x-stainless-os"),
+        ]
     };
     // None are allowed unless asked for, and the request is answered as it is without a browser.
     let closed = state(Settings::default(), engine(4, say("ok")));
@@ -108,8 +112,11 @@ async fn only_listed_origins_may_read_answers() {
     assert_eq!((answer.status.as_u16(), answer.headers.get("access-control-allow-origin")), (200, None));
     assert_eq!(with(&closed, Method::OPTIONS, CHAT, &preflight("https://a.example")).await.status, 405);
 
-    let settings =
-        Settings { cors_origins: vec!["https://a.example".into()], api_keys: vec!["key".into()], ..Settings::default() };
+    let settings = Settings {
+        cors_origins: vec!["https://a.example".into()],
+        api_keys: vec!["key".into()],
+        ..Settings::default()
+    };
     let open = state(settings, engine(4, say("ok")));
     // A browser sends no key before it knows that it may.
     let answer = with(&open, Method::OPTIONS, CHAT, &preflight("https://a.example")).await;
@@ -120,7 +127,10 @@ async fn only_listed_origins_may_read_answers() {
     assert_eq!(refused.headers.get("access-control-allow-origin"), None);
     for (origin, key, code) in [("https://a.example", "key", 200), ("https://a.example", "no", 401)] {
         let answer = with(&open, Method::POST, COMPLETIONS, &[("origin", origin), ("x-api-key", key)]).await;
-        assert_eq!((answer.status.as_u16(), &answer.headers["access-control-allow-origin"]), (code, &origin.parse().unwrap()));
+        assert_eq!(
+            (answer.status.as_u16(), &answer.headers["access-control-allow-origin"]),
+            (code, &origin.parse().unwrap())
+        );
         assert!(answer.headers["access-control-expose-headers"].to_str().unwrap().contains("x-request-id"));
     }
 }
@@ -137,7 +147,11 @@ async fn a_path_prefix_stands_before_everything() {
     assert_eq!(get(&state, "/hesper/a/v1/models").await.status, 401);
     for path in ["/v1/models", "/health", "/hesper/v1/models", "/hesper/a/nothing"] {
         let answer = with(&state, Method::GET, path, &key).await;
-        assert_eq!((answer.status.as_u16(), answer.json()["error"]["code"].as_str()), (404, Some("unknown_url")), "{path}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.json()["error"]["code"].as_str()),
+            (404, Some("unknown_url")),
+            "{path}"
+        );
     }
     assert_eq!(with(&state, Method::POST, "/hesper/a/health", &key).await.status, 405);
 }
@@ -213,7 +227,9 @@ async fn heads_are_bounded_in_bytes_and_lines() {
     let ask = async |headers: String| {
         let mut stream = TcpStream::connect(address).await.unwrap();
         // It may be cut while it is still sent.
-        let _ = stream.write_all(format!("GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n").as_bytes()).await;
+        let _ = stream
+            .write_all(format!("GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n").as_bytes())
+            .await;
         String::from_utf8(rest(&mut stream).await).unwrap()
     };
     assert!(ask("x-a: 1\r\n".repeat(10)).await.starts_with("HTTP/1.1 200"));
