@@ -5,7 +5,7 @@ mod library;
 mod network;
 mod signals;
 
-use super::flags::{ContextFlag, DeviceFlags, ModelsFlag};
+use super::flags::{DeviceFlags, ModelsFlag, SharingFlags};
 use anyhow::Result;
 use catalog::{KeepAlive, Source, keep_alive};
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
@@ -53,7 +53,7 @@ pub struct Flags {
     #[command(flatten)]
     device: DeviceFlags,
     #[command(flatten)]
-    context: ContextFlag,
+    sharing: SharingFlags,
     /// Requests that may wait for a model; further ones are refused with status 429.
     #[arg(long, env = "HESPER_MAX_QUEUE", default_value = "64", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -116,7 +116,7 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
     let (failed, failures) = mpsc::unbounded_channel();
     let settings = library::Settings {
         device: flags.device.clone(),
-        context: flags.context.clone(),
+        sharing: flags.sharing.sharing(),
         keep_alive: flags.keep_alive,
         max_queue: flags.max_queue as usize,
         // Without its only model a server is of no use.
