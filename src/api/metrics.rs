@@ -354,8 +354,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(read, value);
-            let rest = characters.as_str();
-            prop_assert!(rest.starts_with("} 1"), "{rest:?}");
+            let closed = characters.as_str().starts_with("} 1");
+            prop_assert!(closed, "the sample goes on behind its label");
         }
     }
 }

@@ -6,7 +6,7 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
@@ -24,13 +24,13 @@ const STANDARD_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 #[derive(Args)]
 pub struct LogFlags {
     /// What to log on the standard error output: error, warn, info, debug or trace, also as module=level,…; hesper::request
-    /// has one line for each request.
+    /// has one line for each request, hesper::prompt its body if --log-prompts is given.
     #[arg(
         long,
         visible_alias = "log-level",
         global = true,
         env = "HESPER_LOG",
-        default_value = "warn,hesper::request=info",
+        default_value = "warn,hesper::request=info,hesper::prompt=info",
         value_name = "FILTER"
     )]
     log: Targets,
@@ -69,7 +69,7 @@ impl LogFlags {
             layer.with_filter(Targets::new().with_target(SPANS, LevelFilter::INFO))
         });
         let filter = self.log.with_target(SPANS, LevelFilter::OFF);
-        let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+        let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
         let lines = match self.log_format {
             LogFormat::Text => lines.with_filter(filter).boxed(),
             LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),

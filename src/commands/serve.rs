@@ -14,6 +14,7 @@ use hesper::gpu;
 use hesper::pull::model_name;
 use library::{ENGINE_END, Library, Shared};
 use network::NetworkFlags;
+pub use network::path_prefix;
 use signals::{Signal, Signals, end_at_once};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
