@@ -64,7 +64,7 @@ pub async fn handle(
 
 fn prepare(state: &State, body: Value) -> Result<(Work, Unknown), ApiError> {
     let service = service_for(state, None)?;
-    let mut unknown = Unknown { lenient: state.settings().lenient, ..Unknown::default() };
+    let mut unknown = state.unknown();
     let request = CompletionRequest::parse(body, service.model.vocabulary, &mut unknown)?;
     service_for(state, request.parameters.model.as_deref())?;
     let mut waiting = VecDeque::with_capacity(request.prompts.len());

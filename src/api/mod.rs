@@ -13,19 +13,24 @@ pub mod fields;
 pub mod generate;
 mod guard;
 mod identifiers;
+mod identity;
 pub mod json;
 mod logprobs;
 mod messages;
 mod metrics;
 mod models;
 pub mod parameters;
+mod query;
 mod serve;
+mod stored;
 mod stream;
 
+pub use identity::KeyName;
 pub use serve::serve;
 
 use crate::{
     engine::{queue::Handle, request::ServedModel},
+    store::{Limits, Store, StoreError},
     text::Text,
 };
 use axum::{
@@ -33,6 +38,7 @@ use axum::{
     routing::{get, post},
 };
 use error::ApiError;
+use fields::Unknown;
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
@@ -95,6 +101,8 @@ pub struct State(Arc<Inner>);
 struct Inner {
     settings: Settings,
     service: OnceLock<Arc<Service>>,
+    /// Made at the first use where the caller gives none.
+    store: OnceLock<Arc<Store>>,
     /// Requests that are rendered and tokenized at once: half the cores, so that long prompts leave the engine its own.
     preparing: Arc<Semaphore>,
 }
@@ -104,7 +112,7 @@ impl State {
     pub fn new(settings: Settings) -> State {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let preparing = Arc::new(Semaphore::new(cores.div_ceil(2)));
-        State(Arc::new(Inner { settings, service: OnceLock::new(), preparing }))
+        State(Arc::new(Inner { settings, service: OnceLock::new(), store: OnceLock::new(), preparing }))
     }
 
     /// The model is loaded and the engine takes requests. Only the first call counts.
@@ -119,6 +127,36 @@ impl State {
             outcomes: metrics::Outcomes::default(),
             fingerprint,
         }));
+    }
+
+    /// Where clients' records are kept; without this, in memory. Only the first call counts, before any request.
+    pub fn keep_in(&self, store: Store) {
+        let _ = self.0.store.set(Arc::new(store));
+    }
+
+    /// Runs `work` on the store, where it may wait for the disk.
+    async fn stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let inner = self.0.clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            let store = match inner.store.get() {
+                Some(store) => store.clone(),
+                None => {
+                    let store = Arc::new(Store::in_memory(Limits::MEMORY)?);
+                    inner.store.get_or_init(|| store).clone()
+                }
+            };
+            work(&store)
+        });
+        let done = joined.await.unwrap_or_else(|error| Err(StoreError::Ended(error.to_string())));
+        done.map_err(|error| stored::failure(&error))
+    }
+
+    /// For what a request says that is not known.
+    fn unknown(&self) -> Unknown {
+        Unknown { lenient: self.settings().lenient, ..Unknown::default() }
     }
 
     pub fn settings(&self) -> &Settings {
@@ -155,7 +193,9 @@ impl State {
 /// All routes, with authorization, request ids and errors in the form that clients read.
 pub fn router(state: State) -> Router {
     Router::new()
-        .route("/v1/chat/completions", post(chat::handle))
+        .route("/v1/chat/completions", post(chat::handle).get(stored::list))
+        .route("/v1/chat/completions/{id}", get(stored::one).post(stored::update).delete(stored::delete))
+        .route("/v1/chat/completions/{id}/messages", get(stored::messages))
         .route("/v1/completions", post(completions::handle))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))

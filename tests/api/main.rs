@@ -9,3 +9,4 @@ mod metrics;
 mod mutated;
 mod python;
 mod sockets;
+mod stored;
