@@ -13,7 +13,7 @@ use super::{
     logprobs,
     stored::{Keep, repeated},
     stream,
-    stream::{Broken, Sink},
+    stream::{Broken, CHUNKS, Sink},
 };
 use crate::text::Chat;
 use axum::{
@@ -55,7 +55,7 @@ pub async fn handle(
     };
     let response = if job.parameters.stream {
         let choices = job.parameters.choices;
-        stream::respond(state.settings(), |sink| send(sink, envelope, generation, choices, keep))
+        stream::respond(state.settings(), CHUNKS, |sink| send(sink, envelope, generation, choices, keep))
     } else {
         Json(collect(envelope, generation, job.parameters.choices, keep).await?).into_response()
     };
@@ -78,6 +78,12 @@ fn prepare(state: &State, owner: KeyName, body: Value) -> Result<Prepared, ApiEr
     let request = ChatRequest::parse(body, service.model.vocabulary, &mut unknown)?;
     service_for(state, request.parameters.model.as_deref())?;
     let keep = Keep::of(state, owner, &request, repeated);
+    let (job, tokens) = prompt(&service, &request)?;
+    Ok(Prepared { service, job, tokens, keep, unknown })
+}
+
+/// What to make of a request, and its prompt's tokens: fewer than the context holds.
+pub fn prompt(service: &Service, request: &ChatRequest) -> Result<(Job, Vec<u32>), ApiError> {
     let chat =
         Chat { tools: &request.tools, variables: Some(&request.template_arguments), ..Chat::new(&request.messages) };
     let prompt = service
@@ -86,8 +92,9 @@ fn prepare(state: &State, owner: KeyName, body: Value) -> Result<Prepared, ApiEr
         .map_err(|error| ApiError::field("messages", error.to_string()).code("chat_template"))?;
     let tokens = service.text.encode_chat(&prompt);
     check_length(tokens.len(), service.model.context_tokens, "messages")?;
-    let job = Job { parameters: request.parameters, logprobs: request.logprobs, tools: !request.tools.is_empty() };
-    Ok(Prepared { service, job, tokens, keep, unknown })
+    let parameters = request.parameters.clone();
+    let job = Job { parameters, logprobs: request.logprobs, tools: !request.tools.is_empty() };
+    Ok((job, tokens))
 }
 
 /// All of one choice of an answer that is not streamed.
@@ -180,7 +187,7 @@ impl Envelope {
 
     /// The chunks that tell of an update: text, then calls, then the answer's end.
     fn update(&self, update: &Update) -> Vec<Value> {
-        let Update { choice, piece, finish } = update;
+        let Update { choice, piece, finish, .. } = update;
         let mut logprobs =
             (self.logprobs && !piece.logprobs.is_empty()).then(|| logprobs::chat(&self.service.text, &piece.logprobs));
         let mut chunks = Vec::new();

@@ -10,7 +10,7 @@ use super::{
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
     logprobs, stream,
-    stream::{Broken, Sink},
+    stream::{Broken, CHUNKS, Sink},
 };
 use axum::{
     Json,
@@ -55,7 +55,7 @@ pub async fn handle(
     };
     let generation = Generation::submit(&work.service, &work.job, first.tokens, 0)?;
     let response = if work.job.parameters.stream {
-        stream::respond(state.settings(), |sink| send(sink, work, generation, first.echo))
+        stream::respond(state.settings(), CHUNKS, |sink| send(sink, work, generation, first.echo))
     } else {
         Json(collect(work, generation, first.echo).await?).into_response()
     };

@@ -63,6 +63,8 @@ pub struct Update {
     pub choice: u32,
     pub piece: Piece,
     pub finish: Option<Finish>,
+    /// The stop string that ended it, as an index into the request's.
+    pub stopped_at: Option<usize>,
 }
 
 /// A request in the queue or at work. Dropping it cancels what remains.
@@ -191,17 +193,18 @@ impl Generation {
         self.usage.completion_tokens += 1;
         let (piece, stopped) = answer.push(token);
         let finish = stopped.then(|| answer.reason(FinishReason::Stop));
+        let stopped_at = answer.stopped_at;
         if stopped {
             self.ended.end(choice);
             *slot = None;
         }
-        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish })
+        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish, stopped_at })
     }
 
     fn finished(&mut self, choice: u32, reason: FinishReason) -> Option<Update> {
         let mut answer = self.answers.get_mut(choice as usize)?.take()?;
         let (piece, finish) = answer.finish(reason);
-        Some(Update { choice, piece, finish: Some(finish) })
+        Some(Update { choice, piece, finish: Some(finish), stopped_at: answer.stopped_at })
     }
 }
 

@@ -4,10 +4,13 @@
 //! not bind ports: the caller hands it a listener.
 
 pub mod answer;
+pub mod anthropic;
+mod blocks;
 pub mod chat;
 pub mod chat_request;
 pub mod completion_request;
 pub mod completions;
+mod dialect;
 pub mod error;
 pub mod fields;
 pub mod generate;
@@ -197,6 +200,8 @@ pub fn router(state: State) -> Router {
         .route("/v1/chat/completions/{id}", get(stored::one).post(stored::update).delete(stored::delete))
         .route("/v1/chat/completions/{id}/messages", get(stored::messages))
         .route("/v1/completions", post(completions::handle))
+        .route("/v1/messages", post(anthropic::handle))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/health", get(models::health))

@@ -1,6 +1,7 @@
 //! The HTTP interface over a scripted engine: requests in, JSON and events out, no device.
 
 mod answers;
+mod anthropic;
 mod errors;
 mod fields;
 mod harness;
