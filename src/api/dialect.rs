@@ -53,23 +53,21 @@ pub fn ready(state: &State, body: ChatBody, unknown: &mut Unknown, names: &[(&st
     Ok(Ready { service, request, job, tokens })
 }
 
-/// The error with its field's name in the dialect.
+/// The error with the fields' names in the dialect, in its message too.
 fn renamed(mut error: ApiError, names: &[(&str, &str)]) -> ApiError {
-    let Some(param) = error.param.take() else { return error };
-    let rest = |from: &str| {
-        param.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with(['.', '['])).map(str::len)
-    };
-    let found = names.iter().find_map(|(from, to)| Some((to, rest(from)?)));
-    let mut renamed = match found {
-        Some((to, length)) => format!("{to}{}", &param[param.len() - length..]),
-        None => param.clone(),
-    };
-    // Dialects describe a function in the tool itself.
-    if renamed.starts_with("tools[") {
-        renamed = renamed.replacen(".function", "", 1);
+    for (from, to) in names {
+        for end in ["`", ".", "["] {
+            error.message = error.message.replace(&format!("`{from}{end}"), &format!("`{to}{end}"));
+        }
     }
-    error.message = error.message.replace(&format!("`{param}`"), &format!("`{renamed}`"));
-    error.param = Some(renamed);
+    // Dialects describe a function in the tool itself.
+    error.message = error.message.replace("].function.", "].");
+    error.param = error.param.map(|param| {
+        let rest =
+            |from: &str| Some(param.strip_prefix(from)?).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        let found = names.iter().find_map(|(from, to)| Some(format!("{to}{}", rest(from)?)));
+        found.unwrap_or(param.replace("].function.", "]."))
+    });
     error
 }
 
