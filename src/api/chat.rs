@@ -6,10 +6,11 @@ use super::{
     chat_request::ChatRequest,
     error::ApiError,
     fields::Unknown,
-    generate::{Generation, Job, Update, Usage, check_length, service_for},
+    generate::{Generation, Job, Update, Usage, check_length},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
     identity::KeyName,
+    loading::service_of,
     logprobs,
     stored::{Keep, repeated},
     stream,
@@ -41,10 +42,10 @@ pub async fn handle(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    state.loaded()?;
     let body = read_json(&state, &headers, body).await?;
-    let shared = state.clone();
-    let Prepared { service, job, tokens, keep, unknown } = state.prepare(move || prepare(&shared, owner, body)).await?;
+    let service = service_of(&state, &body).await?;
+    let (shared, asked) = (state.clone(), service.clone());
+    let Prepared { job, tokens, keep, unknown } = state.prepare(move || prepare(&shared, &asked, owner, body)).await?;
     let generation = Generation::submit(&service, &job, tokens, 0)?;
     let envelope = Envelope {
         service,
@@ -64,22 +65,19 @@ pub async fn handle(
 
 /// A checked request, ready for the queue.
 struct Prepared {
-    service: Arc<Service>,
     job: Job,
     tokens: Vec<u32>,
     keep: Option<Keep>,
     unknown: Unknown,
 }
 
-fn prepare(state: &State, owner: KeyName, body: Value) -> Result<Prepared, ApiError> {
-    let service = service_for(state, None)?;
+fn prepare(state: &State, service: &Service, owner: KeyName, body: Value) -> Result<Prepared, ApiError> {
     let mut unknown = state.unknown();
     let repeated = repeated(&body);
     let request = ChatRequest::parse(body, service.model.vocabulary, &mut unknown)?;
-    service_for(state, request.parameters.model.as_deref())?;
     let keep = Keep::of(state, owner, &request, repeated);
-    let (job, tokens) = prompt(&service, &request)?;
-    Ok(Prepared { service, job, tokens, keep, unknown })
+    let (job, tokens) = prompt(service, &request)?;
+    Ok(Prepared { job, tokens, keep, unknown })
 }
 
 /// What to make of a request, and its prompt's tokens: fewer than the context holds.

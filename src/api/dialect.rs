@@ -2,19 +2,17 @@
 //! the same everywhere, and its own are the names that an error gives.
 
 use super::{
-    Service, State,
+    Service,
     chat::prompt,
     chat_request::ChatRequest,
     error::ApiError,
     fields::{Fields, Unknown},
-    generate::{Job, service_for},
+    generate::Job,
 };
 use serde_json::{Map, Value};
-use std::sync::Arc;
 
 /// A checked request, ready for the queue.
 pub struct Ready {
-    pub service: Arc<Service>,
     pub request: ChatRequest,
     pub job: Job,
     pub tokens: Vec<u32>,
@@ -41,16 +39,19 @@ impl ChatBody {
 }
 
 /// Checks what a chat request checks. `names` are pairs of a chat's field and what the dialect calls it.
-pub fn ready(state: &State, body: ChatBody, unknown: &mut Unknown, names: &[(&str, &str)]) -> Result<Ready, ApiError> {
-    let service = service_for(state, None)?;
+pub fn ready(
+    service: &Service,
+    body: ChatBody,
+    unknown: &mut Unknown,
+    names: &[(&str, &str)],
+) -> Result<Ready, ApiError> {
     let ready = || {
         let request = ChatRequest::parse(Value::Object(body.0), service.model.vocabulary, unknown)?;
-        service_for(state, request.parameters.model.as_deref())?;
-        let (job, tokens) = prompt(&service, &request)?;
+        let (job, tokens) = prompt(service, &request)?;
         Ok((request, job, tokens))
     };
     let (request, job, tokens) = ready().map_err(|error| renamed(error, names))?;
-    Ok(Ready { service, request, job, tokens })
+    Ok(Ready { request, job, tokens })
 }
 
 /// The error with the fields' names in the dialect, in its message too.

@@ -1,12 +1,11 @@
 //! From a checked request to its answers: the queue, the events, the count of tokens.
 
 use super::{
-    Service, State,
+    Service,
     answer::{Answer, Finish, Piece},
     error::ApiError,
     fields::shown,
     metrics::Outcome,
-    models::not_served,
     parameters::Parameters,
 };
 use crate::engine::{
@@ -77,18 +76,6 @@ pub struct Generation {
     /// `None` once complete.
     answers: Vec<Option<Answer>>,
     pub usage: Usage,
-}
-
-/// The service, if it can answer for the model that a request names.
-pub fn service_for(state: &State, model: Option<&str>) -> Result<Arc<Service>, ApiError> {
-    let service = state.loaded()?;
-    if service.engine.is_stopped() {
-        return Err(Refused::Stopped.into());
-    }
-    match model {
-        Some(name) if name != service.model.id => Err(not_served(name, &service.model)),
-        _ => Ok(service),
-    }
 }
 
 /// Refuses a prompt that leaves no room for an answer. `param` is the field that it came from.

@@ -9,5 +9,6 @@ mod limits;
 mod metrics;
 mod mutated;
 mod python;
+mod several;
 mod sockets;
 mod stored;

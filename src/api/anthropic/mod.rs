@@ -8,7 +8,7 @@ mod events;
 pub mod request;
 
 use super::{
-    State,
+    Service, State,
     blocks::Blocks,
     dialect::{Ready, ready},
     error::ApiError,
@@ -16,6 +16,7 @@ use super::{
     generate::Generation,
     guard::{read_json, warn},
     identifiers::identifier,
+    loading::service_of,
     stream::{self, Protocol},
 };
 use axum::{
@@ -83,14 +84,14 @@ pub async fn handle(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    state.loaded()?;
     let body = read_json(&state, &headers, body).await?;
-    let shared = state.clone();
-    let (ready, unknown) = state.prepare(move || prepare(&shared, body, Purpose::Answer)).await?;
-    let generation = Generation::submit(&ready.service, &ready.job, ready.tokens, 0)?;
+    let service = service_of(&state, &body).await?;
+    let (asked, unknown) = (service.clone(), state.unknown());
+    let (ready, unknown) = state.prepare(move || prepare(&asked, body, Purpose::Answer, unknown)).await?;
+    let generation = Generation::submit(&service, &ready.job, ready.tokens, 0)?;
     let message = Message {
         id: identifier("msg_"),
-        model: ready.service.model.id.clone(),
+        model: service.model.id.clone(),
         stop_sequences: ready.request.parameters.stop.clone(),
     };
     let response = if ready.request.parameters.stream {
@@ -107,17 +108,21 @@ pub async fn count_tokens(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    state.loaded()?;
     let body = read_json(&state, &headers, body).await?;
-    let shared = state.clone();
-    let (ready, unknown) = state.prepare(move || prepare(&shared, body, Purpose::Count)).await?;
+    let service = service_of(&state, &body).await?;
+    let unknown = state.unknown();
+    let (ready, unknown) = state.prepare(move || prepare(&service, body, Purpose::Count, unknown)).await?;
     Ok(warn(&unknown, Json(json!({"input_tokens": ready.tokens.len()})).into_response()))
 }
 
-fn prepare(state: &State, body: Value, purpose: Purpose) -> Result<(Ready, Unknown), ApiError> {
-    let mut unknown = state.unknown();
+fn prepare(
+    service: &Service,
+    body: Value,
+    purpose: Purpose,
+    mut unknown: Unknown,
+) -> Result<(Ready, Unknown), ApiError> {
     let Translated { chat } = request::translate(body, purpose, &mut unknown)?;
-    let ready = ready(state, chat, &mut unknown, &NAMES)?;
+    let ready = ready(service, chat, &mut unknown, &NAMES)?;
     Ok((ready, unknown))
 }
 
