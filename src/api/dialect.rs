@@ -3,13 +3,14 @@
 
 use super::{
     Service,
+    blocks::Block,
     chat::prompt,
     chat_request::ChatRequest,
     error::ApiError,
     fields::{Fields, Unknown},
     generate::Job,
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// A checked request, ready for the queue.
 pub struct Ready {
@@ -35,6 +36,62 @@ impl ChatBody {
         for name in names {
             self.set(name, fields.value(name));
         }
+    }
+}
+
+/// A chat's messages in the making, where the dialect has blocks or items.
+#[derive(Clone, Debug, Default)]
+pub struct Messages(pub Vec<Value>);
+
+impl Messages {
+    pub fn push(&mut self, role: &str, content: String) {
+        self.0.push(json!({"role": role, "content": content}));
+    }
+
+    pub fn tool_result(&mut self, id: &str, content: String) {
+        self.0.push(json!({"role": "tool", "tool_call_id": id, "content": content}));
+    }
+
+    /// Adds to the last message if it is of `role`, or begins one: turns that follow each other are one.
+    pub fn say(&mut self, role: &str, text: &str) {
+        let turn = self.turn(role);
+        let before = turn["content"].as_str().unwrap_or_default();
+        let between = if before.is_empty() || text.is_empty() { "" } else { "\n" };
+        turn["content"] = json!(format!("{before}{between}{text}"));
+    }
+
+    /// Reasoning of the assistant's turn.
+    pub fn think(&mut self, text: &str) {
+        self.turn("assistant")["reasoning_content"] = json!(text);
+    }
+
+    /// A call in the assistant's turn.
+    pub fn call(&mut self, id: &str, name: &str, arguments: &str) {
+        let call = json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+        let turn = self.turn("assistant");
+        match turn["tool_calls"].as_array_mut() {
+            Some(calls) => calls.push(call),
+            None => turn["tool_calls"] = json!([call]),
+        }
+    }
+
+    /// What the server answered.
+    pub fn answer(&mut self, blocks: &[Block]) {
+        for block in blocks {
+            match block {
+                Block::Reasoning(text) => self.think(text),
+                Block::Text { text, .. } => self.say("assistant", text),
+                Block::Call { id, name, arguments } => self.call(id, name, arguments),
+            }
+        }
+    }
+
+    fn turn(&mut self, role: &str) -> &mut Value {
+        if self.0.last().is_none_or(|message| message["role"] != role) {
+            self.push(role, String::new());
+        }
+        let last = self.0.len() - 1;
+        &mut self.0[last]
     }
 }
 
