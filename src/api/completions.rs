@@ -2,14 +2,14 @@
 
 use super::{
     Service, State,
-    answer::{Finish, TokenLogprobs},
+    answer::{Finish, Reading, TokenLogprobs},
     completion_request::{CompletionRequest, Prompt},
     error::ApiError,
     fields::Unknown,
     generate::{Generation, Job, Usage, check_length, service_for},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
-    logprobs, stream,
+    logprobs, prepare, stream,
     stream::{Broken, Sink},
 };
 use axum::{
@@ -79,7 +79,9 @@ fn prepare(state: &State, body: Value) -> Result<(Work, Unknown), ApiError> {
         check_length(tokens.len(), service.model.context_tokens, "prompt")?;
         waiting.push_back(ReadyPrompt { tokens, echo: if request.echo { text } else { String::new() } });
     }
-    let job = Job { parameters: request.parameters, logprobs: request.logprobs, tools: false };
+    let constraint = prepare::plain_constraint(&service.text, request.output.as_ref(), &request.parameters)?;
+    let (parameters, logprobs) = (request.parameters, request.logprobs);
+    let job = Job { parameters, logprobs, reading: Reading::default(), constraint };
     let work = Work {
         service,
         job,

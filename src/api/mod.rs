@@ -18,9 +18,13 @@ mod logprobs;
 mod messages;
 mod metrics;
 mod models;
+pub mod output_format;
 pub mod parameters;
+pub mod prepare;
+pub mod reasoning_fields;
 mod serve;
 mod stream;
+pub mod tool_fields;
 
 pub use serve::serve;
 
