@@ -4,17 +4,16 @@
 use super::{
     Service,
     blocks::Block,
-    chat::prompt,
     chat_request::ChatRequest,
     error::ApiError,
     fields::{Fields, Unknown},
     generate::Job,
+    prepare::prompt,
 };
 use serde_json::{Map, Value, json};
 
 /// A checked request, ready for the queue.
 pub struct Ready {
-    pub request: ChatRequest,
     pub job: Job,
     pub tokens: Vec<u32>,
 }
@@ -102,30 +101,30 @@ pub fn ready(
     unknown: &mut Unknown,
     names: &[(&str, &str)],
 ) -> Result<Ready, ApiError> {
-    let ready = || {
-        let request = ChatRequest::parse(Value::Object(body.0), service.model.vocabulary, unknown)?;
-        let (job, tokens) = prompt(service, &request)?;
-        Ok((request, job, tokens))
-    };
-    let (request, job, tokens) = ready().map_err(|error| renamed(error, names))?;
-    Ok(Ready { request, job, tokens })
+    let ready = || prompt(service, ChatRequest::parse(Value::Object(body.0), service.model.vocabulary, unknown)?);
+    let (job, tokens) = ready().map_err(|error| renamed(error, names))?;
+    Ok(Ready { job, tokens })
 }
 
-/// The error with the fields' names in the dialect, in its message too.
+/// The error with the fields' names in the dialect, in its message too. A name that begins with a bracket may stand
+/// behind any index.
 fn renamed(mut error: ApiError, names: &[(&str, &str)]) -> ApiError {
     for (from, to) in names {
-        for end in ["`", ".", "["] {
+        let within = from.starts_with(']');
+        error.param = error.param.map(|param| {
+            let ends = |rest: &&str| within || rest.is_empty() || rest.starts_with(['.', '[']);
+            match param.split_once(from) {
+                Some((before, rest)) if (within || before.is_empty()) && ends(&rest) => format!("{before}{to}{rest}"),
+                _ => param,
+            }
+        });
+        if within {
+            error.message = error.message.replace(from, to);
+        }
+        for end in ["`", ".", "["].iter().filter(|_| !within) {
             error.message = error.message.replace(&format!("`{from}{end}"), &format!("`{to}{end}"));
         }
     }
-    // Dialects describe a function in the tool itself.
-    error.message = error.message.replace("].function.", "].");
-    error.param = error.param.map(|param| {
-        let rest =
-            |from: &str| Some(param.strip_prefix(from)?).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-        let found = names.iter().find_map(|(from, to)| Some(format!("{to}{}", rest(from)?)));
-        found.unwrap_or(param.replace("].function.", "]."))
-    });
     error
 }
 
@@ -135,7 +134,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_field_that_the_client_sent() {
-        let names = [("stop", "stop_sequences"), ("messages", "input")];
+        let names = [("stop", "stop_sequences"), ("messages", "input"), ("].function.", "].")];
         for (param, expected) in [
             ("stop", "stop_sequences"),
             ("stop[1]", "stop_sequences[1]"),

@@ -23,13 +23,17 @@ mod logprobs;
 mod messages;
 mod metrics;
 mod models;
+pub mod output_format;
 pub mod parameters;
+pub mod prepare;
 mod query;
+pub mod reasoning_fields;
 pub mod registry;
 pub mod responses;
 mod serve;
 mod stored;
 mod stream;
+pub mod tool_fields;
 
 pub use identity::KeyName;
 pub use serve::serve;

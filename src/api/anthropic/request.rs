@@ -8,7 +8,12 @@ use crate::api::{
 use serde_json::{Value, json};
 
 /// What a chat calls a field, and what this dialect does.
-pub const NAMES: [(&str, &str); 5] = [
+pub const NAMES: [(&str, &str); 10] = [
+    ("].function.", "]."),
+    ("].parameters", "].input_schema"),
+    ("thinking_budget", "thinking.budget_tokens"),
+    ("enable_thinking", "thinking"),
+    ("tool_choice.function.name", "tool_choice.name"),
     ("stop", "stop_sequences"),
     ("response_format.json_schema", "output_config.format"),
     ("response_format", "output_config.format"),
@@ -96,14 +101,15 @@ fn thinking(fields: &mut Fields, chat: &mut ChatBody, unknown: &mut Unknown) -> 
         enabled = thinking.require("type", kind)? != "disabled";
         if kind == Some("enabled") {
             let budget = thinking.integer("budget_tokens", 1..=i64::from(u32::MAX))?;
-            thinking.require("budget_tokens", budget)?;
+            let budget = thinking.require("budget_tokens", budget)?;
+            chat.set("thinking_budget", json!(budget));
         }
         if enabled {
             thinking.neutral("display", &[json!("summarized")])?;
         }
         thinking.finish(unknown)?;
     }
-    chat.set("chat_template_kwargs", json!({"enable_thinking": enabled}));
+    chat.set("enable_thinking", json!(enabled));
     Ok(())
 }
 

@@ -84,7 +84,7 @@ pub async fn create(
         items: translated.input.items,
     });
     let work = Work { generation, object, keep };
-    let response = if ready.request.parameters.stream {
+    let response = if ready.job.parameters.stream {
         stream::respond(state.settings(), EVENTS, |sink| events::send(sink, work))
     } else {
         Json(collect(work).await?).into_response()

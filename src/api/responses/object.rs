@@ -114,7 +114,7 @@ fn usage(tokens: Usage) -> Value {
         "input_tokens": tokens.prompt_tokens,
         "input_tokens_details": {"cached_tokens": tokens.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": tokens.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": tokens.reasoning_tokens},
         "total_tokens": tokens.prompt_tokens + tokens.completion_tokens,
     })
 }

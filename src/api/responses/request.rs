@@ -10,7 +10,9 @@ use crate::api::{
 use serde_json::{Map, Value, json};
 
 /// What a chat calls a field, and what this dialect does.
-pub const NAMES: [(&str, &str); 7] = [
+pub const NAMES: [(&str, &str); 9] = [
+    ("].function.", "]."),
+    ("tool_choice.function.name", "tool_choice.name"),
     ("messages", "input"),
     ("max_tokens", "max_output_tokens"),
     ("max_completion_tokens", "max_output_tokens"),
