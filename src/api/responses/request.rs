@@ -23,7 +23,7 @@ pub const NAMES: [(&str, &str); 9] = [
 ];
 
 /// Fields that mean here what they mean in a chat.
-const SAME: [&str; 20] = [
+const SAME: [&str; 23] = [
     "model",
     "stream",
     "temperature",
@@ -41,6 +41,9 @@ const SAME: [&str; 20] = [
     "presence_penalty",
     "frequency_penalty",
     "repetition_penalty",
+    "repeat_penalty",
+    "ignore_eos",
+    "stop_token_ids",
     "logit_bias",
     "stop",
     "cache_prompt",
