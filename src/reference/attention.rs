@@ -1,9 +1,9 @@
-//! Twins of `shaders/rope_store.comp` and `shaders/attend.comp`. The cache's layout is told in `shaders/lib/rope.glsl`.
+//! Twins of `shaders/rope_store.comp` and `shaders/attend.comp`. The cache is told of in [`super::cache`].
 
-use super::{Memory, norm::inverse_rms};
-use crate::kernels::{BLOCK_TOKENS, Row, attend, rope_store};
-use crate::plan::Tensor;
-use half::f16;
+use super::{Memory, cache::Cache, norm::inverse_rms};
+use crate::kernels::attention::KvType;
+use crate::kernels::{Row, attend, rope_store};
+use crate::plan::{Kernel, Tensor};
 
 /// What one head is and how it rotates.
 struct Heads {
@@ -13,47 +13,6 @@ struct Heads {
     rotary: usize,
     neox: bool,
     qk_norm_eps: Option<f32>,
-}
-
-/// The paged cache of a layer.
-struct Cache<'a> {
-    blocks: &'a Tensor,
-    max_blocks: usize,
-    keys: &'a Tensor,
-    values: &'a Tensor,
-}
-
-const TOKENS: usize = BLOCK_TOKENS as usize;
-
-impl Cache<'_> {
-    /// Indices of dimension 0 of one token's keys and values, of a kv head, in halves.
-    fn first(&self, heads: &Heads, memory: &Memory, sequence: usize, token: usize, kv_head: usize) -> (usize, usize) {
-        let block = memory.view::<u32>(self.blocks)[sequence * self.max_blocks + token / TOKENS] as usize;
-        let head = (block * heads.kv_heads + kv_head) * heads.head_dim * TOKENS;
-        (head + token % TOKENS * 8, head + token % TOKENS * heads.head_dim)
-    }
-
-    fn store(&self, heads: &Heads, memory: &mut Memory, row: &Row, kv_head: usize, key: &[f32], value: &[f32]) {
-        let place = (row.sequence as usize, row.position as usize);
-        let (first_key, first_value) = self.first(heads, memory, place.0, place.1, kv_head);
-        let keys = memory.view_mut::<f16>(self.keys);
-        for (dim, &key) in key.iter().enumerate() {
-            keys[first_key + dim / 8 * 8 * TOKENS + dim % 8] = f16::from_f32(key);
-        }
-        let values = memory.view_mut::<f16>(self.values);
-        for (dim, &value) in value.iter().enumerate() {
-            values[first_value + dim] = f16::from_f32(value);
-        }
-    }
-
-    /// One token's key and value.
-    fn load(&self, heads: &Heads, memory: &Memory, sequence: usize, token: usize, kv_head: usize) -> [Vec<f64>; 2] {
-        let (first_key, first_value) = self.first(heads, memory, sequence, token, kv_head);
-        let (keys, values) = (memory.view::<f16>(self.keys), memory.view::<f16>(self.values));
-        let key = |dim: usize| f64::from(keys[first_key + dim / 8 * 8 * TOKENS + dim % 8]);
-        let value = |dim: usize| f64::from(values[first_value + dim]);
-        [(0..heads.head_dim).map(key).collect(), (0..heads.head_dim).map(value).collect()]
-    }
 }
 
 /// A head normalized, then rotated. Su et al., "RoFormer", 2021; pairs as in the GPT-NeoX code or adjacent.
@@ -114,7 +73,7 @@ fn attention(q: &[f32], tokens: &[[Vec<f64>; 2]], scale: f64) -> Vec<f32> {
     (0..q.len()).map(|dim| (weighted(dim) / total) as f32).collect()
 }
 
-pub(super) fn rope_store(args: &rope_store::Resolved, memory: &mut Memory) {
+pub(super) fn rope_store(kernel: &Kernel, args: &rope_store::Resolved, memory: &mut Memory) {
     let spec = &args.spec;
     let heads = Heads {
         head_dim: spec.head_dim as usize,
@@ -124,8 +83,15 @@ pub(super) fn rope_store(args: &rope_store::Resolved, memory: &mut Memory) {
         neox: spec.neox,
         qk_norm_eps: spec.qk_norm.then_some(args.eps),
     };
-    let cache =
-        Cache { blocks: &args.blocks, max_blocks: args.max_blocks as usize, keys: &args.keys, values: &args.values };
+    let cache = Cache {
+        kv_type: KvType::of(kernel),
+        kv_heads: heads.kv_heads,
+        head_dim: heads.head_dim,
+        blocks: &args.blocks,
+        max_blocks: args.max_blocks as usize,
+        keys: &args.keys,
+        values: &args.values,
+    };
     let tables = Tables { q_gain: &args.q_gain, k_gain: &args.k_gain, rope: &args.rope };
     for index in 0..args.groups[0] as usize {
         let row = memory.view::<Row>(&args.rows)[index];
@@ -135,14 +101,14 @@ pub(super) fn rope_store(args: &rope_store::Resolved, memory: &mut Memory) {
         let qkv = &memory.view::<f32>(&args.qkv)[index * args.stride as usize..];
         let ready = ready_row(&heads, memory, qkv, row.position as usize, &tables);
         for (kv_head, (k, v)) in ready.k.iter().zip(&ready.v).enumerate() {
-            cache.store(&heads, memory, &row, kv_head, k, v);
+            cache.store(memory, &row, kv_head, k, v);
         }
         let q = ready.q.concat();
         memory.view_mut::<f32>(&args.q)[index * q.len()..][..q.len()].copy_from_slice(&q);
     }
 }
 
-pub(super) fn attend(args: &attend::Resolved, memory: &mut Memory) {
+pub(super) fn attend(kernel: &Kernel, args: &attend::Resolved, memory: &mut Memory) {
     let spec = &args.spec;
     let heads = Heads {
         head_dim: spec.head_dim as usize,
@@ -152,8 +118,15 @@ pub(super) fn attend(args: &attend::Resolved, memory: &mut Memory) {
         neox: spec.neox,
         qk_norm_eps: spec.qk_norm.then_some(args.eps),
     };
-    let cache =
-        Cache { blocks: &args.blocks, max_blocks: args.max_blocks as usize, keys: &args.keys, values: &args.values };
+    let cache = Cache {
+        kv_type: KvType::of(kernel),
+        kv_heads: heads.kv_heads,
+        head_dim: heads.head_dim,
+        blocks: &args.blocks,
+        max_blocks: args.max_blocks as usize,
+        keys: &args.keys,
+        values: &args.values,
+    };
     let tables = Tables { q_gain: &args.q_gain, k_gain: &args.k_gain, rope: &args.rope };
     let group = heads.heads / heads.kv_heads;
     for index in 0..args.count as usize {
@@ -165,14 +138,14 @@ pub(super) fn attend(args: &attend::Resolved, memory: &mut Memory) {
             let q = if spec.fused {
                 let ready = ready_row(&heads, memory, x, row.position as usize, &tables);
                 for (kv_head, (k, v)) in ready.k.iter().zip(&ready.v).enumerate() {
-                    cache.store(&heads, memory, &row, kv_head, k, v);
+                    cache.store(memory, &row, kv_head, k, v);
                 }
                 ready.q
             } else {
                 x[..y_cols].chunks_exact(heads.head_dim).map(<[f32]>::to_vec).collect()
             };
             for kv_head in 0..heads.kv_heads {
-                let load = |token| cache.load(&heads, memory, row.sequence as usize, token, kv_head);
+                let load = |token| cache.load(memory, row.sequence as usize, token, kv_head);
                 let tokens: Vec<_> = (0..=row.position as usize).map(load).collect();
                 for head in kv_head * group..(kv_head + 1) * group {
                     let out = attention(&q[head], &tokens, f64::from(args.scale));
