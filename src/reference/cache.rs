@@ -116,3 +116,27 @@ fn quantize_q8_0(x: &[f32]) -> (f16, Vec<i8>) {
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     (f16::from_f32(scale), x.iter().map(|x| (x * inverse).round() as i8).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_quantized_as_llama_cpp_does_it() {
+        let fixture = |name: &str| {
+            let path = format!("{}/tests/fixtures/blocks/{name}", env!("CARGO_MANIFEST_DIR"));
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+        };
+        // What llama.cpp's quantizer was given, and what it made of it.
+        let values: Vec<f32> = bytemuck::allocation::pod_collect_to_vec(&fixture("f16.values"));
+        let blocks = fixture("q8_0.blocks");
+        assert_eq!(blocks.len(), values.len() / 32 * 34);
+        assert!(values.len() >= 2048);
+        for (index, (x, block)) in values.chunks(32).zip(blocks.chunks(34)).enumerate() {
+            let (scale, quants) = quantize_q8_0(x);
+            assert_eq!(scale.to_le_bytes(), block[..2], "the scale of block {index}");
+            let expected: Vec<i8> = block[2..].iter().map(|&byte| byte as i8).collect();
+            assert_eq!(quants, expected, "block {index}");
+        }
+    }
+}

@@ -13,12 +13,8 @@ use hesper::gguf::Gguf;
 use hesper::kernels::policy::Policy;
 use hesper::plan::Executor;
 
-/// Loads a model onto an executor, with a cache in F16.
-fn load(gguf: &Gguf, executor: Box<dyn Executor + Send>, chunk_rows: u32, policy: Policy) -> Runner {
-    load_with(gguf, executor, chunk_rows, policy, KvType::F16)
-}
-
-fn load_with(
+/// Loads a model onto an executor.
+fn load(
     gguf: &Gguf,
     executor: Box<dyn Executor + Send>,
     chunk_rows: u32,
