@@ -2,12 +2,13 @@
 //! model's own tokens. It knows nothing of the API's fields and nothing of sampling.
 
 use super::gbnf;
+use super::schema;
 use super::tokenizer::Tokenizer;
 use super::vocabulary::TokenType;
 use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -19,9 +20,6 @@ pub const CHOICES_MAX: usize = 4096;
 const TOKEN_BYTES_MAX: usize = 1000;
 /// The trie of tokens holds ids of 24 bits.
 const TOKENS_MAX: usize = (1 << 24) - 2;
-/// Whitespace between the parts of JSON: what models write and formatters make, without room to write nothing else.
-const JSON_SPACE: &str = r"[\x20]{1,2}|\r?\n[\x20\t]{0,64}";
-
 /// A description of all answers that are allowed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Grammar {
@@ -124,18 +122,7 @@ impl Grammars {
         let top = match grammar {
             Grammar::Json(schema) => {
                 check_size(schema.to_string().len())?;
-                let mut schema = match schema {
-                    Json::Bool(true) => json!({}),
-                    other => other.clone(),
-                };
-                if !schema.is_object() {
-                    return Err(GrammarError("the schema must be an object".to_owned()));
-                }
-                if schema.get("x-guidance").is_some() {
-                    return Err(GrammarError("the schema's `x-guidance` is not supported; leave it out".to_owned()));
-                }
-                with_whitespace(&mut schema);
-                GrammarWithLexer::from_json_schema(schema)
+                GrammarWithLexer::from_json_schema(schema::prepare(schema)?)
             }
             Grammar::Regex(regex) => {
                 check_size(regex.len())?;
@@ -233,13 +220,6 @@ fn check_size(bytes: usize) -> Result<(), GrammarError> {
         return Err(GrammarError(format!("it has {bytes} bytes; {GRAMMAR_BYTES_MAX} is the most")));
     }
     Ok(())
-}
-
-/// Asks for bounded whitespace between a schema's parts, in the way that llguidance takes options.
-pub(crate) fn with_whitespace(schema: &mut Json) {
-    if let Some(schema) = schema.as_object_mut() {
-        schema.insert("x-guidance".into(), json!({"whitespace_pattern": JSON_SPACE}));
-    }
 }
 
 fn choice(texts: &[String]) -> Result<String, GrammarError> {
