@@ -63,6 +63,14 @@ fn tighten(schema: &mut Json, remainders: &mut u64) -> Result<(), GrammarError> 
         let inner = map.get_mut(keyword).and_then(Json::as_object_mut);
         inner.into_iter().flatten().try_for_each(|(_, inner)| tighten(inner, remainders))?;
     }
+    // Of constants that differ, one at most fits.
+    if let Some(options) = map.get("oneOf").and_then(Json::as_array)
+        && !map.contains_key("anyOf")
+        && differ(options)
+    {
+        let options = map.remove("oneOf").unwrap_or_default();
+        map.insert("anyOf".into(), options);
+    }
     if let Some(divisor) = map.get("multipleOf").filter(|divisor| divisor.is_number()) {
         let text = divisor.to_string();
         let digits: String = text.chars().filter(char::is_ascii_digit).collect();
@@ -91,6 +99,15 @@ fn tighten(schema: &mut Json, remainders: &mut u64) -> Result<(), GrammarError> 
         _ => return Err(GrammarError("`allOf` must be an array".to_owned())),
     }
     Ok(())
+}
+
+/// Whether all options are constants, and no two equal.
+fn differ(options: &[Json]) -> bool {
+    let constants: Option<Vec<&Json>> = options.iter().map(|option| option.get("const")).collect();
+    let plain = |value: &&Json| value.is_string() || value.is_i64() || value.is_boolean() || value.is_null();
+    constants.is_some_and(|constants| {
+        constants.iter().all(plain) && (1..constants.len()).all(|index| !constants[..index].contains(&constants[index]))
+    })
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
