@@ -123,9 +123,11 @@ def arrives_bit_by_bit(pieces):
     for piece in pieces:
         read.append(piece)
         times.append(time.monotonic() - begin)
-    middle = sum(1 for at in times if at < times[-1] / 2)
     assert len(times) >= 50, f"only {len(times)} pieces"
-    assert middle >= len(times) / 10, f"{middle} of {len(times)} pieces in the first half of the time"
+    first, last = times[0], times[-1]
+    early = sum(1 for at in times if at < (first + last) / 2)
+    seen = f"the first at {first:.2f} s, the last at {last:.2f} s, {early} of {len(times)} before the middle"
+    assert last - first > last / 5 and early > len(times) / 10, seen
     return read
 
 
