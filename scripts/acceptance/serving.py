@@ -127,6 +127,12 @@ class Server:
         self.signal(signal.SIGKILL)
         self.process.wait()
 
+    def kill_after(self, seconds):
+        """Kills what is left of it so long after a signal."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        self.kill()
+
 
 @contextlib.contextmanager
 def hesper(options, *flags, port=None):
