@@ -60,6 +60,8 @@ impl Finish {
 pub struct Answer {
     decoder: Decoder,
     stops: StopStrings,
+    /// The stop string that ended the answer, as an index into those given.
+    pub stopped_at: Option<usize>,
     tools: Option<ToolCallParser>,
     calls: usize,
     /// Bytes and characters decoded so far.
@@ -77,6 +79,7 @@ impl Answer {
         Answer {
             decoder: text.decoder(),
             stops: StopStrings::new(stop),
+            stopped_at: None,
             tools: tools.then(ToolCallParser::new),
             calls: 0,
             decoded: 0,
@@ -129,6 +132,7 @@ impl Answer {
         let mut piece = Piece::default();
         let passed = self.stops.push(text);
         self.passed(&passed.text, &mut piece);
+        self.stopped_at = self.stopped_at.or(passed.stopped);
         (piece, passed.stopped.is_some())
     }
 

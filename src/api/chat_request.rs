@@ -22,6 +22,8 @@ pub struct ChatRequest {
     pub template_arguments: Map<String, Value>,
     /// `Some(k)`: log-probabilities with `k` alternatives.
     pub logprobs: Option<u8>,
+    /// Keep the completion.
+    pub store: bool,
     pub parameters: Parameters,
 }
 
@@ -37,8 +39,9 @@ impl ChatRequest {
         let tools = if tool_choice(&mut fields, &tools)? { tools } else { Vec::new() };
         let template_arguments = fields.map("chat_template_kwargs")?.unwrap_or_default();
         let logprobs = logprobs(&mut fields)?;
+        let store = fields.boolean("store")?.unwrap_or(false);
         fields.finish(unknown)?;
-        Ok(ChatRequest { messages, tools, template_arguments, logprobs, parameters })
+        Ok(ChatRequest { messages, tools, template_arguments, logprobs, store, parameters })
     }
 }
 

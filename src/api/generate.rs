@@ -1,12 +1,11 @@
 //! From a checked request to its answers: the queue, the events, the count of tokens.
 
 use super::{
-    Service, State,
+    Service,
     answer::{Answer, Finish, Piece},
     error::ApiError,
     fields::shown,
     metrics::Outcome,
-    models::not_served,
     parameters::Parameters,
 };
 use crate::engine::{
@@ -63,6 +62,8 @@ pub struct Update {
     pub choice: u32,
     pub piece: Piece,
     pub finish: Option<Finish>,
+    /// The stop string that ended it, as an index into the request's.
+    pub stopped_at: Option<usize>,
 }
 
 /// A request in the queue or at work. Dropping it cancels what remains.
@@ -75,18 +76,6 @@ pub struct Generation {
     /// `None` once complete.
     answers: Vec<Option<Answer>>,
     pub usage: Usage,
-}
-
-/// The service, if it can answer for the model that a request names.
-pub fn service_for(state: &State, model: Option<&str>) -> Result<Arc<Service>, ApiError> {
-    let service = state.loaded()?;
-    if service.engine.is_stopped() {
-        return Err(Refused::Stopped.into());
-    }
-    match model {
-        Some(name) if name != service.model.id => Err(not_served(name, &service.model)),
-        _ => Ok(service),
-    }
 }
 
 /// Refuses a prompt that leaves no room for an answer. `param` is the field that it came from.
@@ -191,17 +180,18 @@ impl Generation {
         self.usage.completion_tokens += 1;
         let (piece, stopped) = answer.push(token);
         let finish = stopped.then(|| answer.reason(FinishReason::Stop));
+        let stopped_at = answer.stopped_at;
         if stopped {
             self.ended.end(choice);
             *slot = None;
         }
-        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish })
+        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish, stopped_at })
     }
 
     fn finished(&mut self, choice: u32, reason: FinishReason) -> Option<Update> {
         let mut answer = self.answers.get_mut(choice as usize)?.take()?;
         let (piece, finish) = answer.finish(reason);
-        Some(Update { choice, piece, finish: Some(finish) })
+        Some(Update { choice, piece, finish: Some(finish), stopped_at: answer.stopped_at })
     }
 }
 

@@ -1,6 +1,6 @@
 //! What every request passes: its id, its key, its body's limits, and errors for what no route takes.
 
-use super::{State, error::ApiError, fields::Unknown, identifiers::identifier, json};
+use super::{State, anthropic, error::ApiError, fields::Unknown, identifiers::identifier, json};
 use axum::{
     body::{Body, Bytes},
     extract::{self, Request},
@@ -27,10 +27,14 @@ pub async fn identify(request: Request, next: Next) -> Response {
     });
     let id = sent.cloned().or_else(|| HeaderValue::try_from(identifier("req_")).ok());
     let (method, path, begin) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
+    let anthropic = anthropic::is_path(&path);
     let mut response = next.run(request).await;
     if let Some(id) = id {
         let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis() as u64);
         tracing::info!(?id, %method, path, status, ms, "answered");
+        if anthropic {
+            response = anthropic::dress(response, &id);
+        }
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
@@ -42,10 +46,11 @@ pub async fn authorize(extract::State(state): extract::State<State>, request: Re
     if keys.is_empty() || matches!(request.uri().path(), "/health" | "/metrics" | "/version") {
         return next.run(request).await;
     }
-    let message = match bearer(request.headers()) {
+    let key = bearer(request.headers()).or_else(|| request.headers().get("x-api-key")?.to_str().ok());
+    let message = match key {
         Some(given) if accepted(given.as_bytes(), keys) => return next.run(request).await,
         Some(_) => "the API key is not one of this server's",
-        None => "send an API key: `Authorization: Bearer KEY`",
+        None => "send an API key: `Authorization: Bearer KEY`, or `x-api-key: KEY`",
     };
     let mut response = ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key").into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

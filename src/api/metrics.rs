@@ -42,7 +42,7 @@ impl Outcomes {
 /// What is known: while the model loads only that it does.
 pub async fn handle(extract::State(state): extract::State<State>) -> Response {
     let mut page = String::new();
-    match write_page(&mut page, state.service().as_deref()) {
+    match write_page(&mut page, state.services().first().map(|service| &**service)) {
         Ok(()) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response(),
         // A string takes all that is written to it.
         Err(fmt::Error) => super::error::ApiError::internal("the metrics could not be written").into_response(),

@@ -4,28 +4,38 @@
 //! not bind ports: the caller hands it a listener.
 
 pub mod answer;
+pub mod anthropic;
+mod blocks;
 pub mod chat;
 pub mod chat_request;
 pub mod completion_request;
 pub mod completions;
+mod dialect;
 pub mod error;
 pub mod fields;
 pub mod generate;
 mod guard;
 mod identifiers;
+mod identity;
 pub mod json;
+pub mod loading;
 mod logprobs;
 mod messages;
 mod metrics;
 mod models;
 pub mod parameters;
+mod query;
+pub mod registry;
 mod serve;
+mod stored;
 mod stream;
 
+pub use identity::KeyName;
 pub use serve::serve;
 
 use crate::{
     engine::{queue::Handle, request::ServedModel},
+    store::{Limits, Store, StoreError},
     text::Text,
 };
 use axum::{
@@ -33,11 +43,13 @@ use axum::{
     routing::{get, post},
 };
 use error::ApiError;
+use fields::Unknown;
+use registry::{Entry, Loader, Registry};
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
 /// How the server behaves, whatever model it serves.
 #[derive(Clone, Debug)]
@@ -58,6 +70,12 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// Connections served at once; more wait to be accepted.
     pub connections: usize,
+    /// How long a request waits for its model to be loaded.
+    pub load_limit: Duration,
+    /// How long a load waits for models in use to become idle, where there is no room beside them.
+    pub room_limit: Duration,
+    /// Requests that may wait for one model to be loaded; further ones are refused with status 429.
+    pub load_waiters: usize,
 }
 
 impl Default for Settings {
@@ -71,11 +89,14 @@ impl Default for Settings {
             drain_limit: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
             connections: 1024,
+            load_limit: Duration::from_secs(300),
+            room_limit: Duration::from_secs(60),
+            load_waiters: 64,
         }
     }
 }
 
-/// What answers requests once a model is loaded.
+/// What answers requests for one loaded model. Whoever holds it keeps the model loaded.
 #[derive(Debug)]
 pub struct Service {
     pub engine: Handle,
@@ -87,6 +108,14 @@ pub struct Service {
     pub fingerprint: String,
 }
 
+impl Service {
+    pub fn new(engine: Handle, text: Text, model: ServedModel) -> Service {
+        let device = model.device.to_string();
+        let fingerprint = identifiers::fingerprint(&[env!("CARGO_PKG_VERSION"), &model.id, &device]);
+        Service { engine, text, model, outcomes: metrics::Outcomes::default(), fingerprint }
+    }
+}
+
 /// What all requests share. Cloning gives another handle to the same.
 #[derive(Clone, Debug)]
 pub struct State(Arc<Inner>);
@@ -94,7 +123,12 @@ pub struct State(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    service: OnceLock<Arc<Service>>,
+    registry: Registry,
+    loader: Option<Arc<dyn Loader>>,
+    /// Whose holder may load a model.
+    turn: Mutex<()>,
+    /// Made at the first use where the caller gives none.
+    store: OnceLock<Arc<Store>>,
     /// Requests that are rendered and tokenized at once: half the cores, so that long prompts leave the engine its own.
     preparing: Arc<Semaphore>,
 }
@@ -102,32 +136,83 @@ struct Inner {
 impl State {
     /// A server whose model is still loading: `/health` and requests answer 503 until [`State::ready`].
     pub fn new(settings: Settings) -> State {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let preparing = Arc::new(Semaphore::new(cores.div_ceil(2)));
-        State(Arc::new(Inner { settings, service: OnceLock::new(), preparing }))
+        State::build(settings, Vec::new(), None)
     }
 
-    /// The model is loaded and the engine takes requests. Only the first call counts.
+    /// A server of several models, which `loader` brings onto the device as they are asked for; those that are pinned at
+    /// once, until which `/health` and requests answer 503.
+    pub fn with_models(settings: Settings, entries: Vec<Entry>, loader: Arc<dyn Loader>) -> State {
+        State::build(settings, entries, Some(loader))
+    }
+
+    fn build(settings: Settings, entries: Vec<Entry>, loader: Option<Arc<dyn Loader>>) -> State {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let preparing = Arc::new(Semaphore::new(cores.div_ceil(2)));
+        let registry = Registry::new(entries);
+        State(Arc::new(Inner { settings, registry, loader, turn: Mutex::new(()), store: OnceLock::new(), preparing }))
+    }
+
+    /// A model is loaded and its engine takes requests. Only the first of a name counts.
     pub fn ready(&self, engine: Handle, text: Text, model: ServedModel) {
-        let device = model.device.to_string();
-        let fingerprint = identifiers::fingerprint(&[env!("CARGO_PKG_VERSION"), &model.id, &device]);
-        // A second model is not served: what was answered first stays true.
-        let _ = self.0.service.set(Arc::new(Service {
-            engine,
-            text,
-            model,
-            outcomes: metrics::Outcomes::default(),
-            fingerprint,
-        }));
+        self.0.registry.insert(Arc::new(Service::new(engine, text, model)));
+    }
+
+    /// Where clients' records are kept; without this, in memory. Only the first call counts, before any request.
+    pub fn keep_in(&self, store: Store) {
+        let _ = self.0.store.set(Arc::new(store));
+    }
+
+    /// Runs `work` on the store, where it may wait for the disk.
+    async fn stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let inner = self.0.clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            let store = match inner.store.get() {
+                Some(store) => store.clone(),
+                None => {
+                    let store = Arc::new(Store::in_memory(Limits::MEMORY)?);
+                    inner.store.get_or_init(|| store).clone()
+                }
+            };
+            work(&store)
+        });
+        let done = joined.await.unwrap_or_else(|error| Err(StoreError::Ended(error.to_string())));
+        done.map_err(|error| stored::failure(&error))
     }
 
     pub fn settings(&self) -> &Settings {
         &self.0.settings
     }
 
-    /// `None` while the model loads.
-    pub fn service(&self) -> Option<Arc<Service>> {
-        self.0.service.get().cloned()
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    fn loader(&self) -> Option<Arc<dyn Loader>> {
+        self.0.loader.clone()
+    }
+
+    async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.0.turn.lock().await
+    }
+
+    /// The models that are loaded now.
+    pub fn services(&self) -> Vec<Arc<Service>> {
+        self.0.registry.models().iter().filter_map(|model| model.service().cloned()).collect()
+    }
+
+    /// No model is there yet, or one that has to be is loading for the first time.
+    fn is_starting(&self) -> bool {
+        let models = self.0.registry.models();
+        models.is_empty()
+            || models.iter().any(|model| model.entry.pinned && model.failure.is_none() && model.service().is_none())
+    }
+
+    /// What to do about fields that are not known.
+    fn unknown(&self) -> Unknown {
+        Unknown { lenient: self.0.settings.lenient, ..Unknown::default() }
     }
 
     /// Runs `work` where it may take its time: long prompts take long to render and tokenize.
@@ -146,18 +231,20 @@ impl State {
             Err(ApiError::internal("the server failed to handle this request; its log says why"))
         })
     }
-
-    fn loaded(&self) -> Result<Arc<Service>, ApiError> {
-        self.service().ok_or_else(ApiError::loading)
-    }
 }
 
 /// All routes, with authorization, request ids and errors in the form that clients read.
 pub fn router(state: State) -> Router {
     Router::new()
-        .route("/v1/chat/completions", post(chat::handle))
+        .route("/v1/chat/completions", post(chat::handle).get(stored::list))
+        .route("/v1/chat/completions/{id}", get(stored::one).post(stored::update).delete(stored::delete))
+        .route("/v1/chat/completions/{id}/messages", get(stored::messages))
         .route("/v1/completions", post(completions::handle))
+        .route("/v1/messages", post(anthropic::handle))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/models", get(models::list))
+        .route("/v1/models/load", post(models::load))
+        .route("/v1/models/unload", post(models::unload))
         .route("/v1/models/{*id}", get(models::one))
         .route("/health", get(models::health))
         .route("/metrics", get(metrics::handle))

@@ -1,6 +1,6 @@
 //! Accepts connections, bounds their number and their patience, and ends in order.
 
-use super::{State, router};
+use super::{State, loading, router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -22,6 +22,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(listener: TcpListener, state: State, shutdown: impl Future<Output = ()>) -> usize {
     let permits = Arc::new(Semaphore::new(state.settings().connections));
     let app = router(state.clone());
+    let tending = tokio::spawn(loading::tend(state.clone()));
     let (close, closing) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -35,14 +36,14 @@ pub async fn serve(listener: TcpListener, state: State, shutdown: impl Future<Ou
         connections.spawn(connection(stream, permit, app.clone(), closing.clone(), read_limit));
     }
     drop(listener);
-    if let Some(service) = state.service() {
-        service.engine.drain();
-    }
+    tending.abort();
+    state.registry().drain();
     // Connections without a request close at once, the others after their answer.
     drop(close);
     let all_ended = timeout(state.settings().drain_limit, async { while connections.join_next().await.is_some() {} });
     let cut = if all_ended.await.is_ok() { 0 } else { connections.len() };
     connections.shutdown().await;
+    state.registry().clear();
     cut
 }
 

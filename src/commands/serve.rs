@@ -3,7 +3,7 @@
 use super::flags::{ContextFlag, DeviceFlags, ModelFlag};
 use super::load;
 use anyhow::{Context, Result, anyhow, bail};
-use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
 use hesper::api::{self, Settings, State};
 use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::{Handle, Inbox, queue};
@@ -14,11 +14,12 @@ use hesper::gguf::Gguf;
 use hesper::gpu::{self, Gpu};
 use hesper::plan::{DeviceLabel, ExecutorError};
 use hesper::pull::model_name;
+use hesper::store::{Limits, Store};
 use hesper::text::Text;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::panic;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,7 @@ const ENGINE_END: Duration = Duration::from_secs(20);
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hesper serve -m model.gguf\n  \
                         hesper serve -m model.gguf --host 0.0.0.0 --port 80 --api-key \"$KEY\"\n  \
+                        hesper serve -m model.gguf --data /var/lib/hesper\n  \
                         hesper serve -m model.gguf --device radeon --ctx 8192 --memory-budget 6G\n  \
                         HESPER_MODEL=model.gguf HESPER_ALLOW_SOFTWARE=1 hesper serve")]
 pub struct Flags {
@@ -61,6 +63,9 @@ pub struct Flags {
     /// Name of the model in the API [default: the file's name].
     #[arg(long, env = "HESPER_ALIAS", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     alias: Option<String>,
+    /// Folder that keeps stored completions and responses; without it they are kept in memory until the server ends.
+    #[arg(long, env = "HESPER_DATA", value_name = "FOLDER", value_parser = PathBufValueParser::new())]
+    data: Option<PathBuf>,
     /// Ignore unknown fields of requests, with a warning header, instead of refusing them.
     #[arg(long, env = "HESPER_LENIENT", value_parser = BoolishValueParser::new())]
     lenient: bool,
@@ -89,6 +94,7 @@ impl Flags {
 pub fn serve(flags: &Flags) -> Result<ExitCode> {
     gpu::start_again_on_abort();
     let path = flags.model.path()?;
+    let store = flags.data.as_deref().map(|folder| Store::open(folder, Limits::FILE)).transpose()?;
     let (gguf, text) = load::open(&path)?;
     let (listener, address) = listen(&flags.host, flags.port)?;
     let mut out = io::stdout();
@@ -99,6 +105,9 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
         eprintln!("warning: whoever reaches {address} may use this server; --api-key restricts it");
     }
     let state = State::new(flags.settings());
+    if let Some(store) = store {
+        state.keep_in(store);
+    }
     let (handle, inbox) = queue(flags.max_queue as usize);
     let stop = Arc::new(AtomicBool::new(false));
     let engine = Engine {

@@ -125,6 +125,16 @@ impl Answer {
         self.body.split_terminator("\n\n").filter_map(event).collect()
     }
 
+    /// The names and data of a stream whose events have names.
+    pub fn named_events(&self) -> Vec<(String, Value)> {
+        assert_eq!(self.headers["content-type"], "text/event-stream");
+        let event = |event: &str| {
+            let (name, data) = event.strip_prefix("event: ")?.split_once("\ndata: ")?;
+            Some((name.to_owned(), serde_json::from_str(data).expect("an event's data is JSON")))
+        };
+        self.body.split_terminator("\n\n").filter_map(event).collect()
+    }
+
     /// Checks the error object's shape; answers its `param`.
     pub fn error_param(&self) -> Option<String> {
         let body = self.json();
