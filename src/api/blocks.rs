@@ -1,7 +1,7 @@
 //! An answer as a row of blocks, each begun, continued and ended before the next: the form that the dialects of
 //! `/v1/responses` and `/v1/messages` have in common.
 
-use super::answer::{Piece, TokenLogprobs};
+use super::answer::{CallBegin, Piece, TokenLogprobs};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Block {
@@ -24,7 +24,7 @@ pub enum Change {
     Begin {
         at: usize,
     },
-    /// It grew by `text`; log-probabilities come with plain text alone.
+    /// It grew by `text`; log-probabilities come with plain text alone, since nothing else has a place for them.
     Grow {
         at: usize,
         text: String,
@@ -46,16 +46,25 @@ impl Blocks {
     /// Takes what the answer grew by.
     pub fn push(&mut self, piece: Piece) -> Vec<Change> {
         let mut changes = Vec::new();
-        if !piece.text.is_empty() || (piece.calls.is_empty() && !piece.logprobs.is_empty()) {
+        if !piece.reasoning.is_empty() {
+            if !matches!(self.last(), Some(Block::Reasoning(_))) {
+                self.begin(Block::Reasoning(String::new()), &mut changes);
+            }
+            self.grow(&piece.reasoning, Vec::new(), &mut changes);
+        }
+        if !piece.text.is_empty() {
             if !matches!(self.last(), Some(Block::Text { .. })) {
                 self.begin(Block::Text { text: String::new(), logprobs: Vec::new() }, &mut changes);
             }
             self.grow(&piece.text, piece.logprobs, &mut changes);
         }
         for call in piece.calls {
-            let id = super::identifiers::identifier("call_");
-            self.begin(Block::Call { id, name: call.name, arguments: String::new() }, &mut changes);
-            self.grow(&call.arguments, Vec::new(), &mut changes);
+            if let Some(CallBegin { id, name }) = call.begin {
+                self.begin(Block::Call { id, name, arguments: String::new() }, &mut changes);
+            }
+            if !call.arguments.is_empty() {
+                self.grow(&call.arguments, Vec::new(), &mut changes);
+            }
         }
         changes
     }

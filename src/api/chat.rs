@@ -2,21 +2,20 @@
 
 use super::{
     Service, State,
-    answer::{Call, Finish, Piece, TokenLogprobs},
+    answer::{Call, Finish, Piece, Whole},
     chat_request::ChatRequest,
     error::ApiError,
     fields::Unknown,
-    generate::{Generation, Job, Update, Usage, check_length},
+    generate::{Generation, Job, Update, Usage},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
     identity::KeyName,
     loading::service_of,
-    logprobs,
+    logprobs, prepare,
     stored::{Keep, repeated},
     stream,
     stream::{Broken, CHUNKS, Sink},
 };
-use crate::text::Chat;
 use axum::{
     Json,
     body::Body,
@@ -76,59 +75,22 @@ fn prepare(state: &State, service: &Service, owner: KeyName, body: Value) -> Res
     let repeated = repeated(&body);
     let request = ChatRequest::parse(body, service.model.vocabulary, &mut unknown)?;
     let keep = Keep::of(state, owner, &request, repeated);
-    let (job, tokens) = prompt(service, &request)?;
+    let (job, tokens) = prepare::prompt(service, request)?;
     Ok(Prepared { job, tokens, keep, unknown })
 }
 
-/// What to make of a request, and its prompt's tokens: fewer than the context holds.
-pub fn prompt(service: &Service, request: &ChatRequest) -> Result<(Job, Vec<u32>), ApiError> {
-    let chat =
-        Chat { tools: &request.tools, variables: Some(&request.template_arguments), ..Chat::new(&request.messages) };
-    let prompt = service
-        .text
-        .render_chat(&chat)
-        .map_err(|error| ApiError::field("messages", error.to_string()).code("chat_template"))?;
-    let tokens = service.text.encode_chat(&prompt);
-    check_length(tokens.len(), service.model.context_tokens, "messages")?;
-    let parameters = request.parameters.clone();
-    let job = Job { parameters, logprobs: request.logprobs, tools: !request.tools.is_empty() };
-    Ok((job, tokens))
-}
-
-/// All of one choice of an answer that is not streamed.
-#[derive(Default)]
-struct Whole {
-    text: String,
-    calls: Vec<Call>,
-    logprobs: Vec<TokenLogprobs>,
-    finish: Option<Finish>,
-}
-
-impl Whole {
-    fn add(&mut self, update: Update) {
-        self.text.push_str(&update.piece.text);
-        self.calls.extend(update.piece.calls);
-        self.logprobs.extend(update.piece.logprobs);
-        self.finish = update.finish.or(self.finish);
+fn choice(whole: &Whole, index: usize, envelope: &Envelope) -> Value {
+    let content = if whole.text.is_empty() && !whole.calls.is_empty() { Value::Null } else { json!(whole.text) };
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    if !whole.reasoning.is_empty() {
+        message["reasoning_content"] = json!(whole.reasoning);
     }
-
-    fn to_json(&self, index: usize, envelope: &Envelope) -> Value {
-        let content = if self.text.is_empty() && !self.calls.is_empty() { Value::Null } else { json!(self.text) };
-        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
-        if !self.calls.is_empty() {
-            let call = |call: &Call| {
-                json!({
-                    "id": identifier("call_"),
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                })
-            };
-            message["tool_calls"] = self.calls.iter().map(call).collect();
-        }
-        let logprobs = envelope.logprobs.then(|| logprobs::chat(&envelope.service.text, &self.logprobs));
-        let finish = self.finish.map(Finish::name);
-        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
+    if !whole.calls.is_empty() {
+        message["tool_calls"] = whole.calls.iter().map(Call::to_json).collect();
     }
+    let logprobs = envelope.logprobs.then(|| logprobs::chat(&envelope.service.text, &whole.logprobs));
+    let finish = whole.finish.map(Finish::name);
+    json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
 }
 
 async fn collect(
@@ -139,7 +101,7 @@ async fn collect(
 ) -> Result<Value, ApiError> {
     let mut wholes: Vec<Whole> = (0..choices).map(|_| Whole::default()).collect();
     while let Some(update) = generation.next().await? {
-        wholes[update.choice as usize].add(update);
+        wholes[update.choice as usize].add(update.piece, update.finish);
     }
     let completion = envelope.completion(&wholes, generation.usage);
     if let Some(keep) = keep {
@@ -150,7 +112,7 @@ async fn collect(
 
 impl Envelope {
     fn completion(&self, choices: &[Whole], usage: Usage) -> Value {
-        let choices: Vec<Value> = choices.iter().enumerate().map(|(index, whole)| whole.to_json(index, self)).collect();
+        let choices: Vec<Value> = choices.iter().enumerate().map(|(index, whole)| choice(whole, index, self)).collect();
         json!({
             "id": self.id,
             "object": "chat.completion",
@@ -201,20 +163,20 @@ impl Envelope {
     }
 }
 
-/// A call comes in two parts: who is called, then with what. Clients join arguments that share an index.
+/// Reasoning, text, then calls: who is called first, then with what, in as many parts as the model's tokens make.
 fn deltas(piece: &Piece) -> Vec<Value> {
+    let reasoning = (!piece.reasoning.is_empty()).then(|| json!({"reasoning_content": piece.reasoning}));
     let text = (!piece.text.is_empty()).then(|| json!({"content": piece.text}));
-    let calls = piece.calls.iter().flat_map(|call| {
-        let begin = json!({
-            "index": call.index,
-            "id": identifier("call_"),
-            "type": "function",
-            "function": {"name": call.name, "arguments": ""},
-        });
-        let arguments = json!({"index": call.index, "function": {"arguments": call.arguments}});
-        [json!({"tool_calls": [begin]}), json!({"tool_calls": [arguments]})]
+    let calls = piece.calls.iter().map(|call| {
+        let mut delta = json!({"index": call.index, "function": {"arguments": call.arguments}});
+        if let Some(begin) = &call.begin {
+            delta["id"] = json!(begin.id);
+            delta["type"] = json!("function");
+            delta["function"] = json!({"name": begin.name, "arguments": call.arguments});
+        }
+        json!({"tool_calls": [delta]})
     });
-    text.into_iter().chain(calls).collect()
+    reasoning.into_iter().chain(text).chain(calls).collect()
 }
 
 async fn send(
@@ -234,7 +196,7 @@ async fn send(
             sink.send(&chunk).await?;
         }
         if keep.is_some() {
-            wholes[update.choice as usize].add(update);
+            wholes[update.choice as usize].add(update.piece, update.finish);
         }
     }
     if let Some(keep) = keep {

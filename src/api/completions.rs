@@ -2,7 +2,7 @@
 
 use super::{
     Service, State,
-    answer::{Finish, TokenLogprobs},
+    answer::{Finish, Reading, TokenLogprobs},
     completion_request::{CompletionRequest, Prompt},
     error::ApiError,
     fields::Unknown,
@@ -10,7 +10,7 @@ use super::{
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
     loading::service_of,
-    logprobs, stream,
+    logprobs, prepare, stream,
     stream::{Broken, CHUNKS, Sink},
 };
 use axum::{
@@ -77,7 +77,9 @@ fn prepare(service: Arc<Service>, body: Value, mut unknown: Unknown) -> Result<(
         check_length(tokens.len(), service.model.context_tokens, "prompt")?;
         waiting.push_back(ReadyPrompt { tokens, echo: if request.echo { text } else { String::new() } });
     }
-    let job = Job { parameters: request.parameters, logprobs: request.logprobs, tools: false };
+    let constraint = prepare::plain_constraint(&service.text, request.output.as_ref(), &request.parameters)?;
+    let (parameters, logprobs) = (request.parameters, request.logprobs);
+    let job = Job { parameters, logprobs, reading: Reading::default(), constraint };
     let work = Work {
         service,
         job,

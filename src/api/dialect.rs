@@ -3,17 +3,17 @@
 
 use super::{
     Service,
-    chat::prompt,
+    blocks::Block,
     chat_request::ChatRequest,
     error::ApiError,
     fields::{Fields, Unknown},
     generate::Job,
+    prepare::prompt,
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// A checked request, ready for the queue.
 pub struct Ready {
-    pub request: ChatRequest,
     pub job: Job,
     pub tokens: Vec<u32>,
 }
@@ -38,6 +38,62 @@ impl ChatBody {
     }
 }
 
+/// A chat's messages in the making, where the dialect has blocks or items.
+#[derive(Clone, Debug, Default)]
+pub struct Messages(pub Vec<Value>);
+
+impl Messages {
+    pub fn push(&mut self, role: &str, content: String) {
+        self.0.push(json!({"role": role, "content": content}));
+    }
+
+    pub fn tool_result(&mut self, id: &str, content: String) {
+        self.0.push(json!({"role": "tool", "tool_call_id": id, "content": content}));
+    }
+
+    /// Adds to the last message if it is of `role`, or begins one: turns that follow each other are one.
+    pub fn say(&mut self, role: &str, text: &str) {
+        let turn = self.turn(role);
+        let before = turn["content"].as_str().unwrap_or_default();
+        let between = if before.is_empty() || text.is_empty() { "" } else { "\n" };
+        turn["content"] = json!(format!("{before}{between}{text}"));
+    }
+
+    /// Reasoning of the assistant's turn.
+    pub fn think(&mut self, text: &str) {
+        self.turn("assistant")["reasoning_content"] = json!(text);
+    }
+
+    /// A call in the assistant's turn.
+    pub fn call(&mut self, id: &str, name: &str, arguments: &str) {
+        let call = json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+        let turn = self.turn("assistant");
+        match turn["tool_calls"].as_array_mut() {
+            Some(calls) => calls.push(call),
+            None => turn["tool_calls"] = json!([call]),
+        }
+    }
+
+    /// What the server answered.
+    pub fn answer(&mut self, blocks: &[Block]) {
+        for block in blocks {
+            match block {
+                Block::Reasoning(text) => self.think(text),
+                Block::Text { text, .. } => self.say("assistant", text),
+                Block::Call { id, name, arguments } => self.call(id, name, arguments),
+            }
+        }
+    }
+
+    fn turn(&mut self, role: &str) -> &mut Value {
+        if self.0.last().is_none_or(|message| message["role"] != role) {
+            self.push(role, String::new());
+        }
+        let last = self.0.len() - 1;
+        &mut self.0[last]
+    }
+}
+
 /// Checks what a chat request checks. `names` are pairs of a chat's field and what the dialect calls it.
 pub fn ready(
     service: &Service,
@@ -45,30 +101,30 @@ pub fn ready(
     unknown: &mut Unknown,
     names: &[(&str, &str)],
 ) -> Result<Ready, ApiError> {
-    let ready = || {
-        let request = ChatRequest::parse(Value::Object(body.0), service.model.vocabulary, unknown)?;
-        let (job, tokens) = prompt(service, &request)?;
-        Ok((request, job, tokens))
-    };
-    let (request, job, tokens) = ready().map_err(|error| renamed(error, names))?;
-    Ok(Ready { request, job, tokens })
+    let ready = || prompt(service, ChatRequest::parse(Value::Object(body.0), service.model.vocabulary, unknown)?);
+    let (job, tokens) = ready().map_err(|error| renamed(error, names))?;
+    Ok(Ready { job, tokens })
 }
 
-/// The error with the fields' names in the dialect, in its message too.
+/// The error with the fields' names in the dialect, in its message too. A name that begins with a bracket may stand
+/// behind any index.
 fn renamed(mut error: ApiError, names: &[(&str, &str)]) -> ApiError {
     for (from, to) in names {
-        for end in ["`", ".", "["] {
+        let within = from.starts_with(']');
+        error.param = error.param.map(|param| {
+            let ends = |rest: &&str| within || rest.is_empty() || rest.starts_with(['.', '[']);
+            match param.split_once(from) {
+                Some((before, rest)) if (within || before.is_empty()) && ends(&rest) => format!("{before}{to}{rest}"),
+                _ => param,
+            }
+        });
+        if within {
+            error.message = error.message.replace(from, to);
+        }
+        for end in ["`", ".", "["].iter().filter(|_| !within) {
             error.message = error.message.replace(&format!("`{from}{end}"), &format!("`{to}{end}"));
         }
     }
-    // Dialects describe a function in the tool itself.
-    error.message = error.message.replace("].function.", "].");
-    error.param = error.param.map(|param| {
-        let rest =
-            |from: &str| Some(param.strip_prefix(from)?).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-        let found = names.iter().find_map(|(from, to)| Some(format!("{to}{}", rest(from)?)));
-        found.unwrap_or(param.replace("].function.", "]."))
-    });
     error
 }
 
@@ -78,7 +134,7 @@ mod tests {
 
     #[test]
     fn errors_name_the_field_that_the_client_sent() {
-        let names = [("stop", "stop_sequences"), ("messages", "input")];
+        let names = [("stop", "stop_sequences"), ("messages", "input"), ("].function.", "].")];
         for (param, expected) in [
             ("stop", "stop_sequences"),
             ("stop[1]", "stop_sequences[1]"),

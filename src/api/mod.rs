@@ -23,12 +23,17 @@ mod logprobs;
 mod messages;
 mod metrics;
 mod models;
+pub mod output_format;
 pub mod parameters;
+pub mod prepare;
 mod query;
+pub mod reasoning_fields;
 pub mod registry;
+pub mod responses;
 mod serve;
 mod stored;
 mod stream;
+pub mod tool_fields;
 
 pub use identity::KeyName;
 pub use serve::serve;
@@ -242,6 +247,10 @@ pub fn router(state: State) -> Router {
         .route("/v1/completions", post(completions::handle))
         .route("/v1/messages", post(anthropic::handle))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::one).delete(responses::delete))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/models", get(models::list))
         .route("/v1/models/load", post(models::load))
         .route("/v1/models/unload", post(models::unload))

@@ -87,11 +87,7 @@ fn not_implemented(fields: &mut Fields) -> Result<(), ApiError> {
     }
     fields.neutral("bad_words", &[json!([])])?;
     fields.neutral("top_n_sigma", &[json!(-1), json!(0)])?;
-    for name in ["grammar", "json_schema", "samplers", "guided_json", "guided_regex", "guided_choice", "guided_grammar"]
-    {
-        fields.neutral(name, &[])?;
-    }
-    for name in ["structured_outputs", "truncate_prompt_tokens", "lora"] {
+    for name in ["samplers", "truncate_prompt_tokens", "lora"] {
         fields.neutral(name, &[])?;
     }
     Ok(())

@@ -184,12 +184,13 @@ pub fn redact(mut value: Value) -> Value {
             Value::Object(map) => {
                 for (key, value) in map.iter_mut() {
                     match key.as_str() {
-                        "id" if value.is_string() => {
+                        "id" | "item_id" | "call_id" if value.is_string() => {
                             let text = value.as_str().unwrap_or_default();
                             let end = text.find(['-', '_']).map_or(0, |end| end + 1);
                             *value = format!("{}[id]", &text[..end]).into();
                         }
-                        "created" => *value = "[time]".into(),
+                        "created" | "created_at" => *value = "[time]".into(),
+                        "completed_at" if value.is_number() => *value = "[time]".into(),
                         "system_fingerprint" => {
                             assert!(value.as_str().is_some_and(|text| text.starts_with("fp_")));
                             *value = "[fingerprint]".into();

@@ -9,6 +9,7 @@ mod limits;
 mod metrics;
 mod mutated;
 mod python;
+mod responses;
 mod several;
 mod sockets;
 mod stored;

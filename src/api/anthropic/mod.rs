@@ -92,9 +92,9 @@ pub async fn handle(
     let message = Message {
         id: identifier("msg_"),
         model: service.model.id.clone(),
-        stop_sequences: ready.request.parameters.stop.clone(),
+        stop_sequences: ready.job.parameters.stop.clone(),
     };
-    let response = if ready.request.parameters.stream {
+    let response = if ready.job.parameters.stream {
         stream::respond(state.settings(), EVENTS, |sink| events::send(sink, message, generation))
     } else {
         Json(collect(message, generation).await?).into_response()

@@ -1,14 +1,19 @@
 //! The body of `POST /v1/messages`, checked field by field and translated into a chat's.
 
 use crate::api::{
-    dialect::ChatBody,
+    dialect::{ChatBody, Messages},
     error::ApiError,
     fields::{Fields, Unknown, kind, shown},
 };
 use serde_json::{Value, json};
 
 /// What a chat calls a field, and what this dialect does.
-pub const NAMES: [(&str, &str); 5] = [
+pub const NAMES: [(&str, &str); 10] = [
+    ("].function.", "]."),
+    ("].parameters", "].input_schema"),
+    ("thinking_budget", "thinking.budget_tokens"),
+    ("enable_thinking", "thinking"),
+    ("tool_choice.function.name", "tool_choice.name"),
     ("stop", "stop_sequences"),
     ("response_format.json_schema", "output_config.format"),
     ("response_format", "output_config.format"),
@@ -43,20 +48,21 @@ pub fn translate(body: Value, purpose: Purpose, unknown: &mut Unknown) -> Result
     cache_control(&mut fields, unknown)?;
     thinking(&mut fields, &mut chat, unknown)?;
     output_config(&mut fields, &mut chat, unknown)?;
-    let mut messages = Messages(Vec::new());
+    let mut turns = Turns(Messages::default());
     if let Some(system) = fields.value("system") {
         let parts = texts(system, "system", unknown)?;
-        messages.0.push(json!({"role": "system", "content": parts.join("\n")}));
+        turns.0.push("system", parts.join("\n"));
     }
     let items = fields.array("messages")?;
     for (index, item) in fields.require("messages", items)?.into_iter().enumerate() {
-        messages.add(Fields::of(item, format!("messages[{index}]"))?, unknown)?;
+        turns.add(Fields::of(item, format!("messages[{index}]"))?, unknown)?;
     }
-    if messages.0.last().is_some_and(|message| message["role"] == "assistant") {
+    let Turns(Messages(messages)) = turns;
+    if messages.last().is_some_and(|message| message["role"] == "assistant") {
         let message = "`messages` ends with the assistant's turn; to continue it (prefill) is not supported";
         return Err(ApiError::unsupported("messages", message));
     }
-    chat.set("messages", Value::Array(messages.0));
+    chat.set("messages", Value::Array(messages));
     tools(&mut fields, &mut chat, unknown)?;
     tool_choice(&mut fields, &mut chat, unknown)?;
     fields.finish(unknown)?;
@@ -95,14 +101,15 @@ fn thinking(fields: &mut Fields, chat: &mut ChatBody, unknown: &mut Unknown) -> 
         enabled = thinking.require("type", kind)? != "disabled";
         if kind == Some("enabled") {
             let budget = thinking.integer("budget_tokens", 1..=i64::from(u32::MAX))?;
-            thinking.require("budget_tokens", budget)?;
+            let budget = thinking.require("budget_tokens", budget)?;
+            chat.set("thinking_budget", json!(budget));
         }
         if enabled {
             thinking.neutral("display", &[json!("summarized")])?;
         }
         thinking.finish(unknown)?;
     }
-    chat.set("chat_template_kwargs", json!({"enable_thinking": enabled}));
+    chat.set("enable_thinking", json!(enabled));
     Ok(())
 }
 
@@ -175,9 +182,9 @@ fn tool_choice(fields: &mut Fields, chat: &mut ChatBody, unknown: &mut Unknown) 
 }
 
 /// The chat's messages so far.
-struct Messages(Vec<Value>);
+struct Turns(Messages);
 
-impl Messages {
+impl Turns {
     fn add(&mut self, mut fields: Fields, unknown: &mut Unknown) -> Result<(), ApiError> {
         let role = fields.choice("role", &["user", "assistant", "system"])?;
         let role = fields.require("role", role)?;
@@ -188,7 +195,7 @@ impl Messages {
         match role {
             "system" => {
                 let parts = texts(content, &path, unknown)?;
-                self.0.push(json!({"role": "system", "content": parts.join("\n")}));
+                self.0.push("system", parts.join("\n"));
                 Ok(())
             }
             "user" => self.user(blocks(content, &path)?, unknown),
@@ -203,7 +210,7 @@ impl Messages {
             match block.require("type", kind)?.as_str() {
                 "text" => {
                     let text = text(block, unknown)?;
-                    self.say("user", &text);
+                    self.0.say("user", &text);
                 }
                 "tool_result" => {
                     let id = block.string("tool_use_id")?;
@@ -215,7 +222,7 @@ impl Messages {
                     block.boolean("is_error")?;
                     cache_control(&mut block, unknown)?;
                     block.finish(unknown)?;
-                    self.0.push(json!({"role": "tool", "tool_call_id": id, "content": content.join("\n")}));
+                    self.0.tool_result(&id, content.join("\n"));
                 }
                 other => return Err(not_taken(&block, other)),
             }
@@ -229,14 +236,14 @@ impl Messages {
             match block.require("type", kind)?.as_str() {
                 "text" => {
                     let text = text(block, unknown)?;
-                    self.say("assistant", &text);
+                    self.0.say("assistant", &text);
                 }
                 "thinking" => {
                     let thinking = block.string("thinking")?;
                     let thinking = block.require("thinking", thinking)?;
                     block.string("signature")?;
                     block.finish(unknown)?;
-                    self.turn("assistant")["reasoning_content"] = json!(thinking);
+                    self.0.think(&thinking);
                 }
                 "tool_use" => {
                     let (id, name) = (block.string("id")?, block.string("name")?);
@@ -245,34 +252,12 @@ impl Messages {
                     let arguments = Value::Object(block.require("input", input)?).to_string();
                     cache_control(&mut block, unknown)?;
                     block.finish(unknown)?;
-                    let call =
-                        json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
-                    let turn = self.turn("assistant");
-                    match turn["tool_calls"].as_array_mut() {
-                        Some(calls) => calls.push(call),
-                        None => turn["tool_calls"] = json!([call]),
-                    }
+                    self.0.call(&id, &name, &arguments);
                 }
                 other => return Err(not_taken(&block, other)),
             }
         }
         Ok(())
-    }
-
-    /// The last message if it is of `role`, or a new one: turns that follow each other are one.
-    fn turn(&mut self, role: &str) -> &mut Value {
-        if self.0.last().is_none_or(|message| message["role"] != role) {
-            self.0.push(json!({"role": role, "content": ""}));
-        }
-        let last = self.0.len() - 1;
-        &mut self.0[last]
-    }
-
-    fn say(&mut self, role: &str, text: &str) {
-        let turn = self.turn(role);
-        let before = turn["content"].as_str().unwrap_or_default();
-        let between = if before.is_empty() || text.is_empty() { "" } else { "\n" };
-        turn["content"] = json!(format!("{before}{between}{text}"));
     }
 }
 
