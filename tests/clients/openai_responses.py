@@ -25,6 +25,13 @@ GET_TIME = {
 DAKAR = "What time is it in Dakar?"
 
 
+def a_long_answer(booleans):
+    """What makes an answer long, whatever the model has to say."""
+    listed = {"type": "array", "items": {"type": "boolean"}, "minItems": booleans, "maxItems": booleans}
+    schema = {"type": "object", "properties": {"list": listed}, "required": ["list"], "additionalProperties": False}
+    return {"input": "good evening", "text": {"format": {"type": "json_schema", "name": "long", "schema": schema}}}
+
+
 class Weather(BaseModel):
     city: Literal["Oslo", "Dakar"]
     windy: bool
@@ -49,15 +56,14 @@ def a_response_is_made(server):
 
 
 def a_response_can_end_early(server):
-    answer = respond(server, input="good evening", max_output_tokens=16, extra_body=support.ENDLESS)
+    answer = respond(server, max_output_tokens=16, **a_long_answer(100))
     assert answer.status == "incomplete" and answer.incomplete_details.reason == "max_output_tokens", answer
     assert answer.usage.output_tokens == 16
 
 
 def events_come_in_order_and_add_up(server):
-    whole = respond(server, input="good evening", max_output_tokens=200, extra_body=support.ENDLESS)
-    stream = respond(server, input="good evening", max_output_tokens=200, extra_body=support.ENDLESS, stream=True)
-    events = support.arrives_bit_by_bit(stream)
+    whole = respond(server, max_output_tokens=200, **a_long_answer(150))
+    events = support.arrives_bit_by_bit(respond(server, max_output_tokens=200, stream=True, **a_long_answer(150)))
     kinds = [event.type for event in events]
     assert kinds[0] == "response.created" and kinds[-1] == "response.incomplete", kinds
     assert [event.sequence_number for event in events] == list(range(len(events)))
@@ -79,7 +85,7 @@ def a_tool_is_called_and_its_result_used(server):
     call = next(item for item in first.output if item.type == "function_call")
     assert call.name == "get_time" and json.loads(call.arguments) == {"city": "Dakar"}, first
     result = {"type": "function_call_output", "call_id": call.call_id, "output": '{"time": "12:01"}'}
-    stateless = [{"role": "user", "content": DAKAR}, *[item.model_dump() for item in first.output], result]
+    stateless = [{"role": "user", "content": DAKAR}, *first.output, result]
     assert "12:01" in respond(server, input=stateless, tools=[GET_TIME]).output_text
     stored = respond(server, input=[result], previous_response_id=first.id, tools=[GET_TIME])
     assert "12:01" in stored.output_text, stored
@@ -151,7 +157,7 @@ def errors_name_the_field(server):
 
 def a_stream_can_be_left(server):
     with server.sees_a_client_leave():
-        stream = respond(server, input="good evening", stream=True, extra_body=support.ENDLESS)
+        stream = respond(server, stream=True, **a_long_answer(500))
         next(event for event in stream if event.type == "response.output_text.delta")
         stream.close()
 
