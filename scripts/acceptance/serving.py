@@ -83,24 +83,23 @@ class Server:
         self.log.seek(0)
         return self.log.read().decode(errors="replace")[-4000:]
 
-    def metrics(self):
-        """The samples of /metrics by name with labels, as it writes them."""
+    def metric(self, name, label=""):
+        """The sum of a metric's samples; of those that have LABEL, as it is written, if one is given."""
         with urllib.request.urlopen(self.url("/metrics"), timeout=30) as answer:
             lines = answer.read().decode().splitlines()
-        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] not in "#")}
-
-    def metric(self, name):
-        """The sum of a metric's samples over its labels; NAME may hold the first of them, as far as its value's quote."""
-        found = [value for key, value in self.metrics().items() if key.startswith(name) and key[len(name):][:1] in "{,}"]
-        check(found, f"/metrics has no {name}")
-        return sum(found)
+        found = [line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and label in line]
+        check(found, f"/metrics has no {name} with {label}")
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
     def idle(self, seconds):
         """Waits until nothing waits, runs or holds a block of the cache; fails after so many seconds."""
         end = time.monotonic() + seconds
-        names = ("hesper_requests_waiting", "hesper_requests_running")
         while True:
-            left = {name: self.metric(name) for name in names}
+            left = {
+                "waiting": self.metric("hesper_requests_waiting"),
+                "running": self.metric("hesper_requests_running"),
+                "blocks held": self.metric("hesper_kv_cache_blocks", 'state="held"'),
+            }
             if not any(left.values()):
                 return
             check(time.monotonic() < end, f"after {seconds} s the server is still not idle: {left}")

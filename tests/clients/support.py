@@ -31,26 +31,27 @@ class Server:
         with urllib.request.urlopen(models, timeout=30) as answer:
             self.model = json.load(answer)["data"][0]["id"]
 
-    def metric(self, name):
-        """The sum of a metric's samples; NAME may be followed by labels, as they are written."""
+    def metric(self, name, label=""):
+        """The sum of a metric's samples; of those that have LABEL, as it is written, if one is given."""
         with urllib.request.urlopen(f"{self.root}/metrics", timeout=30) as answer:
-            lines = [line for line in answer.read().decode().splitlines() if line.startswith(name)]
-        assert lines, f"there is no metric {name}"
+            lines = answer.read().decode().splitlines()
+        lines = [line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and label in line]
+        assert lines, f"there is no metric {name} with {label}"
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
     @contextlib.contextmanager
     def sees_a_client_leave(self, seconds=5):
         """The block leaves an answer unfinished; the server must notice, and have nothing left to do."""
-        cancelled = 'hesper_requests_finished_total{outcome="cancelled"'
-        before = self.metric(cancelled)
+        cancelled = ("hesper_requests_finished_total", 'outcome="cancelled"')
+        before = self.metric(*cancelled)
         yield
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             busy = self.metric("hesper_requests_running") + self.metric("hesper_requests_waiting")
-            if self.metric(cancelled) == before + 1 and busy == 0:
+            if self.metric(*cancelled) == before + 1 and busy == 0:
                 return
             time.sleep(0.02)
-        raise AssertionError(f"after {seconds} s: {self.metric(cancelled) - before} cancelled, {busy} under way")
+        raise AssertionError(f"after {seconds} s: {self.metric(*cancelled) - before} cancelled, {busy} under way")
 
 
 @contextlib.contextmanager

@@ -20,23 +20,24 @@ export class Server {
     Object.assign(this, { baseURL, apiKey, model, root: baseURL.replace(/\/v1\/?$/, '') });
   }
 
-  // The sum of a metric's samples; `name` may be followed by labels, as they are written.
-  async metric(name) {
+  // The sum of a metric's samples; of those that have `label`, as it is written, if one is given.
+  async metric(name, label = '') {
     const page = await (await fetch(`${this.root}/metrics`)).text();
-    const lines = page.split('\n').filter(line => line.startsWith(name));
-    assert(lines.length > 0, `there is no metric ${name}`);
+    const named = line => line.startsWith(`${name}{`) || line.startsWith(`${name} `);
+    const lines = page.split('\n').filter(line => named(line) && line.includes(label));
+    assert(lines.length > 0, `there is no metric ${name} with ${label}`);
     return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0);
   }
 
   // `leave` leaves an answer unfinished; the server must notice, and have nothing left to do.
   async seesAClientLeave(leave) {
-    const cancelled = 'hesper_requests_finished_total{outcome="cancelled"';
-    const before = await this.metric(cancelled);
+    const cancelled = ['hesper_requests_finished_total', 'outcome="cancelled"'];
+    const before = await this.metric(...cancelled);
     await leave();
     let left, busy;
     for (const end = Date.now() + 5000; Date.now() < end; await sleep(20)) {
       busy = (await this.metric('hesper_requests_running')) + (await this.metric('hesper_requests_waiting'));
-      left = (await this.metric(cancelled)) - before;
+      left = (await this.metric(...cancelled)) - before;
       if (left === 1 && busy === 0) return;
     }
     assert.fail(`after 5 s: ${left} cancelled, ${busy} under way`);
