@@ -1,6 +1,6 @@
 //! `hesper serve`: the OpenAI API over HTTP.
 
-use super::flags::{ContextFlag, DeviceFlags, ModelFlag};
+use super::flags::{DeviceFlags, ModelFlag, Sharing, SharingFlags};
 use super::load;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
@@ -51,7 +51,7 @@ pub struct Flags {
     #[command(flatten)]
     device: DeviceFlags,
     #[command(flatten)]
-    context: ContextFlag,
+    sharing: SharingFlags,
     /// A key that requests must bring; may be given several times, in the environment with commas between.
     #[arg(long, env = "HESPER_API_KEY", hide_env_values = true, value_name = "KEY", value_delimiter = ',',
           value_parser = NonEmptyStringValueParser::new())]
@@ -99,7 +99,7 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
     let (listener, address) = listen(&flags.host, flags.port)?;
     let mut out = io::stdout();
     let gpu = load::device(&flags.device, &mut out)?;
-    let planned = load::plan(&gguf, &gpu, &flags.device, flags.context.ctx, &mut out)?;
+    let planned = load::plan(&gguf, &gpu, &flags.device, &flags.sharing.sharing(), &mut out)?;
     load::check_vocabulary(&gguf, &text, &planned)?;
     if !address.ip().is_loopback() && flags.api_key.is_empty() {
         eprintln!("warning: whoever reaches {address} may use this server; --api-key restricts it");
@@ -117,7 +117,7 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
         inbox,
         ready: Ready { state: state.clone(), handle, text, id: flags.model_id(&path), address },
         stop: stop.clone(),
-        again: Again { model: flags.model.clone(), device: flags.device.clone(), context: flags.context.clone() },
+        again: Again { model: flags.model.clone(), device: flags.device.clone(), sharing: flags.sharing.sharing() },
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(until_stopped(listener, state, engine, stop))?;
@@ -154,7 +154,7 @@ struct Engine {
 struct Again {
     model: ModelFlag,
     device: DeviceFlags,
-    context: ContextFlag,
+    sharing: Sharing,
 }
 
 impl Again {
@@ -169,7 +169,7 @@ impl Again {
             if gpu.label() != *device {
                 bail!("{device} is gone");
             }
-            let planned = load::plan(&gguf, &gpu, &self.device, self.context.ctx, &mut out)?;
+            let planned = load::plan(&gguf, &gpu, &self.device, &self.sharing, &mut out)?;
             load::load(planned, &gguf, gpu, &self.device, &mut out, || unwind_if(stop))
         };
         start().with_context(|| format!("the device failed ({failure}) and cannot be started again"))
