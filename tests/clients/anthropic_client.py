@@ -78,7 +78,7 @@ def tokens_are_counted(server):
 def events_come_bit_by_bit_and_add_up(server):
     fields = request(server, **a_long_answer(100))
     whole = client(server).messages.create(**fields)
-    events = support.arrives_bit_by_bit(client(server).messages.create(stream=True, **fields))
+    events = support.arrives_bit_by_bit(lambda: client(server).messages.create(stream=True, **fields))
     kinds = [event.type for event in events if event.type != "ping"]
     assert kinds[:2] == ["message_start", "content_block_start"], kinds
     assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"], kinds

@@ -46,7 +46,7 @@ def a_question_is_answered(server):
 
 def a_stream_comes_bit_by_bit_with_its_usage(server):
     model = chat(server, max_tokens=200, stream_usage=True, extra_body=support.ENDLESS)
-    chunks = support.arrives_bit_by_bit(model.stream([GREETING]))
+    chunks = support.arrives_bit_by_bit(lambda: model.stream([GREETING]))
     whole = sum(chunks[1:], chunks[0])
     assert whole.content == model.invoke([GREETING]).content
     assert whole.usage_metadata["output_tokens"] == 200, whole.usage_metadata

@@ -63,7 +63,8 @@ def a_response_can_end_early(server):
 
 def events_come_in_order_and_add_up(server):
     whole = respond(server, max_output_tokens=200, **a_long_answer(150))
-    events = support.arrives_bit_by_bit(respond(server, max_output_tokens=200, stream=True, **a_long_answer(150)))
+    events = support.arrives_bit_by_bit(
+        lambda: respond(server, max_output_tokens=200, stream=True, **a_long_answer(150)))
     kinds = [event.type for event in events]
     assert kinds[0] == "response.created" and kinds[-1] == "response.incomplete", kinds
     assert [event.sequence_number for event in events] == list(range(len(events)))

@@ -33,8 +33,8 @@ async function textIsGenerated(server) {
 
 async function textIsStreamedBitByBit(server) {
   const endless = ask(server, { messages: GREETING, providerOptions: { hesper: ENDLESS } });
-  const result = streamText(endless);
-  const pieces = await arrivesBitByBit(result.textStream);
+  let result;
+  const pieces = await arrivesBitByBit(() => (result = streamText(endless)).textStream);
   assert.equal(pieces.join(''), (await generateText(endless)).text);
   assert.equal((await result.usage).outputTokens, 200);
   assert.equal(await result.finishReason, 'length');

@@ -47,7 +47,8 @@ async function aChatIsAnswered(server) {
 async function aStreamComesBitByBitWithItsUsage(server) {
   const fields = { messages: GREETING, ...ENDLESS };
   const whole = await chat(server, fields);
-  const chunks = await arrivesBitByBit(await chat(server, { ...fields, stream: true, stream_options: { include_usage: true } }));
+  const streamed = { ...fields, stream: true, stream_options: { include_usage: true } };
+  const chunks = await arrivesBitByBit(() => chat(server, streamed));
   assert.equal(chunks.map(chunk => chunk.choices[0]?.delta.content ?? '').join(''), whole.choices[0].message.content);
   assert.deepEqual(chunks.at(-1).choices, []);
   assert.equal(chunks.at(-1).usage.completion_tokens, 200);
