@@ -61,6 +61,7 @@ step_clients() {
 
 # What many clients do to a server, too short to find what takes long: `acceptance` is the real thing
 step_load() {
+  limit 120 "$PYTHON" -m unittest discover --start-directory tests/acceptance --pattern '*_test.py' 2>&1
   limit 1500 cargo test --locked --no-run
   limit 120 scripts/acceptance/overload --hesper "$HESPER" --clients 100 --seconds 10 --latency-ratio 3
   limit 120 scripts/acceptance/vanish --hesper "$HESPER" --clients 100
