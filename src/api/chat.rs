@@ -3,13 +3,13 @@
 use super::{
     Service, State,
     answer::{Call, Finish, Piece, Whole},
+    caller::KeyName,
     chat_request::ChatRequest,
     error::ApiError,
     fields::Unknown,
     generate::{Generation, Job, Update, Usage},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
-    identity::KeyName,
     loading::service_of,
     logprobs, prepare,
     stored::{Keep, repeated},
@@ -75,7 +75,7 @@ fn prepare(state: &State, service: &Service, owner: KeyName, body: Value) -> Res
     let repeated = repeated(&body);
     let request = ChatRequest::parse(body, service.model.vocabulary, &mut unknown)?;
     let keep = Keep::of(state, owner, &request, repeated);
-    let (job, tokens) = prepare::prompt(service, request)?;
+    let (job, tokens) = prepare::prompt(service, request, &mut unknown)?;
     Ok(Prepared { job, tokens, keep, unknown })
 }
 

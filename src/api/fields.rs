@@ -12,6 +12,8 @@ pub struct Unknown {
     pub lenient: bool,
     /// Paths of the fields that were ignored.
     pub ignored: Vec<String>,
+    /// What the client is to be told of besides.
+    pub warnings: Vec<String>,
 }
 
 /// Most ignored fields that are remembered.
@@ -35,6 +37,14 @@ impl Fields {
             )),
             other => Err(wrong_type(&path, "an object", &other)),
         }
+    }
+
+    /// An object of an answer that comes back. Clients write it from types of their own, all of whose fields it then has:
+    /// those that are null are as good as absent, also where they are not known.
+    pub fn sent_back(value: Value, path: impl Into<String>) -> Result<Fields, ApiError> {
+        let mut fields = Fields::of(value, path)?;
+        fields.map.retain(|_, value| !value.is_null());
+        Ok(fields)
     }
 
     /// The path of one of this object's fields.

@@ -2,10 +2,11 @@
 //! made free. A load belongs to no request: when its clients leave it goes on.
 
 use super::{
-    Service, State,
+    Service, State, caller,
     error::ApiError,
     fields::wrong_type,
-    registry::{Found, LoadError, Loaded, Loader, Outcome, Progress, Room},
+    registry::{Found, LoadError, Loaded, Loader, Outcome, Progress},
+    room::Room,
 };
 use crate::engine::queue::Refused;
 use axum::http::StatusCode;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 /// Between looks at whether a model that is in the way has become idle.
@@ -59,7 +60,11 @@ async fn wait(state: &State, index: usize, mut outcome: watch::Receiver<Outcome>
     if starting {
         return Err(ApiError::loading());
     }
-    match timeout(state.settings().load_limit, outcome.wait_for(Option::is_some)).await {
+    let limit = Instant::now() + state.settings().load_limit;
+    let deadline = caller::deadline().map(Instant::from_std);
+    let until = deadline.map_or(limit, |deadline| deadline.min(limit));
+    match timeout_at(until, outcome.wait_for(Option::is_some)).await {
+        Err(_) if until < limit => return Err(caller::timed_out()),
         Err(_) => return Err(ApiError::loading()),
         Ok(Err(_)) => return Err(ApiError::internal("the model could not be loaded; the server's log says why")),
         Ok(Ok(outcome)) => outcome.clone().unwrap_or(Ok(()))?,
@@ -88,7 +93,10 @@ fn start(state: &State, index: usize, progress: Arc<Progress>, sender: watch::Se
         let (slot, told) = match outcome {
             Ok(loaded) => (Ok(loaded), Ok(())),
             Err(error) => {
-                tracing::error!(model = id, error = error.message, "a model was not loaded");
+                match error.code {
+                    Some("load_cancelled" | "shutting_down") => tracing::info!(model = id, "loading was cancelled"),
+                    _ => tracing::error!(model = id, error = error.message, "a model was not loaded"),
+                }
                 (Err(error.message.clone()), Err(error))
             }
         };
@@ -114,7 +122,8 @@ async fn load(
     let (shared, name, shown) = (loader.clone(), id.clone(), progress.clone());
     let loaded = blocking(move || shared.load(&name, &shown)).await.map_err(|error| refusal(&state, &id, error))?;
     let Loaded { engine, text, model, ended } = loaded;
-    let service = Arc::new(Service::new(engine, text, model));
+    let measures = state.registry().models()[index].measures.clone();
+    let service = Arc::new(Service::new(engine, text, model, measures));
     let (watched, watching) = (Arc::downgrade(&service), state.clone());
     tokio::spawn(async move {
         // Sent or closed, it has ended.

@@ -6,20 +6,24 @@
 pub mod answer;
 pub mod anthropic;
 mod blocks;
+mod caller;
 pub mod chat;
 pub mod chat_request;
+mod clock;
 pub mod completion_request;
 pub mod completions;
+pub mod cors;
 mod dialect;
 pub mod error;
 pub mod fields;
 pub mod generate;
 mod guard;
 mod identifiers;
-mod identity;
 pub mod json;
+pub mod keys;
 pub mod loading;
 mod logprobs;
+pub mod measures;
 mod messages;
 mod metrics;
 mod models;
@@ -30,12 +34,17 @@ mod query;
 pub mod reasoning_fields;
 pub mod registry;
 pub mod responses;
+mod room;
 mod serve;
+mod slots;
 mod stored;
 mod stream;
+pub mod tls;
+mod tokens;
 pub mod tool_fields;
+mod trace;
+mod truncate;
 
-pub use identity::KeyName;
 pub use serve::serve;
 
 use crate::{
@@ -49,22 +58,41 @@ use axum::{
 };
 use error::ApiError;
 use fields::Unknown;
+use keys::Keys;
+use measures::Measures;
 use registry::{Entry, Loader, Registry};
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
+/// Between looks at whether the models are there that have to be.
+const STARTED_PAUSE: Duration = Duration::from_millis(5);
+
 /// How the server behaves, whatever model it serves.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Bearer keys, one of which every request but `/health`, `/metrics` and `/version` must bring; none: open to all.
+    /// Keys, one of which every request but `/health`, `/metrics` and `/version` must bring; none: open to all.
+    /// [`State::set_keys`] replaces them.
     pub api_keys: Vec<String>,
+    /// Proxies between clients and this server whose `x-forwarded-for` is believed.
+    pub trusted_proxies: usize,
+    /// Origins of other web pages that browsers may let read answers, as `https://chat.example.org`; `*` is all of them.
+    pub cors_origins: Vec<String>,
+    /// Before every path, as `/hesper`; empty for none.
+    pub path_prefix: String,
+    /// Log what is asked. It is private, so it is off.
+    pub log_prompts: bool,
+    /// How long a request may take in all.
+    pub request_limit: Option<Duration>,
     /// Ignore unknown request fields, and name them in a `warning` header, instead of refusing them.
     pub lenient: bool,
     /// Largest request body.
     pub body_limit_bytes: usize,
+    /// Largest head of a request, and most header lines.
+    pub header_limit_bytes: usize,
+    pub header_lines: usize,
     /// How long a client may take to send its headers, and then its body.
     pub read_limit: Duration,
     /// How long a stream may wait for its client to take an event before it is given up.
@@ -87,8 +115,15 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             api_keys: Vec::new(),
+            trusted_proxies: 0,
+            cors_origins: Vec::new(),
+            path_prefix: String::new(),
+            log_prompts: false,
+            request_limit: None,
             lenient: false,
             body_limit_bytes: 4 << 20,
+            header_limit_bytes: 64 << 10,
+            header_lines: 100,
             read_limit: Duration::from_secs(30),
             write_limit: Duration::from_secs(60),
             drain_limit: Duration::from_secs(30),
@@ -107,17 +142,19 @@ pub struct Service {
     pub engine: Handle,
     pub text: Text,
     pub model: ServedModel,
-    /// How requests ended.
-    pub outcomes: metrics::Outcomes,
+    /// What is counted of its requests; stays when the model is unloaded.
+    pub measures: Arc<Measures>,
+    /// Requests at work.
+    slots: Arc<slots::Slots>,
     /// Names the build, model and device, which an answer depends on besides its request.
     pub fingerprint: String,
 }
 
 impl Service {
-    pub fn new(engine: Handle, text: Text, model: ServedModel) -> Service {
+    pub fn new(engine: Handle, text: Text, model: ServedModel, measures: Arc<Measures>) -> Service {
         let device = model.device.to_string();
         let fingerprint = identifiers::fingerprint(&[env!("CARGO_PKG_VERSION"), &model.id, &device]);
-        Service { engine, text, model, outcomes: metrics::Outcomes::default(), fingerprint }
+        Service { engine, text, model, measures, slots: Arc::default(), fingerprint }
     }
 }
 
@@ -128,6 +165,9 @@ pub struct State(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
+    keys: RwLock<Arc<Keys>>,
+    /// Without it the server speaks plain HTTP.
+    tls: RwLock<Option<Arc<rustls::ServerConfig>>>,
     registry: Registry,
     loader: Option<Arc<dyn Loader>>,
     /// Whose holder may load a model.
@@ -153,13 +193,21 @@ impl State {
     fn build(settings: Settings, entries: Vec<Entry>, loader: Option<Arc<dyn Loader>>) -> State {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let preparing = Arc::new(Semaphore::new(cores.div_ceil(2)));
-        let registry = Registry::new(entries);
-        State(Arc::new(Inner { settings, registry, loader, turn: Mutex::new(()), store: OnceLock::new(), preparing }))
+        State(Arc::new(Inner {
+            keys: RwLock::new(Arc::new(Keys::unnamed(&settings.api_keys))),
+            tls: RwLock::default(),
+            settings,
+            registry: Registry::new(entries),
+            loader,
+            turn: Mutex::new(()),
+            store: OnceLock::new(),
+            preparing,
+        }))
     }
 
     /// A model is loaded and its engine takes requests. Only the first of a name counts.
     pub fn ready(&self, engine: Handle, text: Text, model: ServedModel) {
-        self.0.registry.insert(Arc::new(Service::new(engine, text, model)));
+        self.0.registry.insert(Arc::new(Service::new(engine, text, model, Arc::default())));
     }
 
     /// Where clients' records are kept; without this, in memory. Only the first call counts, before any request.
@@ -191,6 +239,24 @@ impl State {
         &self.0.settings
     }
 
+    fn keys(&self) -> Arc<Keys> {
+        self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on these keys are asked for.
+    pub fn set_keys(&self, keys: Keys) {
+        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    fn tls(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.0.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on connections are encrypted, with this certificate.
+    pub fn set_tls(&self, config: Arc<rustls::ServerConfig>) {
+        *self.0.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(config);
+    }
+
     pub fn registry(&self) -> &Registry {
         &self.0.registry
     }
@@ -213,6 +279,13 @@ impl State {
         let models = self.0.registry.models();
         models.is_empty()
             || models.iter().any(|model| model.entry.pinned && model.failure.is_none() && model.service().is_none())
+    }
+
+    /// Completes when no model is missing any more that has to be there.
+    pub async fn started(&self) {
+        while self.is_starting() {
+            tokio::time::sleep(STARTED_PAUSE).await;
+        }
     }
 
     /// What to do about fields that are not known.
@@ -240,7 +313,7 @@ impl State {
 
 /// All routes, with authorization, request ids and errors in the form that clients read.
 pub fn router(state: State) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/v1/chat/completions", post(chat::handle).get(stored::list))
         .route("/v1/chat/completions/{id}", get(stored::one).post(stored::update).delete(stored::delete))
         .route("/v1/chat/completions/{id}/messages", get(stored::messages))
@@ -255,13 +328,25 @@ pub fn router(state: State) -> Router {
         .route("/v1/models/load", post(models::load))
         .route("/v1/models/unload", post(models::unload))
         .route("/v1/models/{*id}", get(models::one))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
+        .route("/props", get(tokens::props))
+        .route("/slots", get(slots::handle))
         .route("/health", get(models::health))
         .route("/metrics", get(metrics::handle))
         .route("/version", get(models::version))
         .fallback(guard::no_such_path)
         .method_not_allowed_fallback(guard::no_such_method)
         .layer(middleware::from_fn_with_state(state.clone(), guard::authorize))
-        .layer(tower_http::catch_panic::CatchPanicLayer::custom(guard::panicked))
-        .layer(middleware::from_fn(guard::identify))
-        .with_state(state)
+        .layer(tower_http::catch_panic::CatchPanicLayer::custom(guard::panicked));
+    let prefix = state.settings().path_prefix.as_str();
+    let mut app = match prefix {
+        "" => routes,
+        prefix => Router::new().nest(prefix, routes).fallback(guard::no_such_path),
+    };
+    if !state.settings().cors_origins.is_empty() {
+        app = app.layer(cors::layer(&state.settings().cors_origins));
+    }
+    app.layer(middleware::from_fn(guard::identify)).with_state(state)
 }

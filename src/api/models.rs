@@ -90,8 +90,8 @@ pub async fn unload(
 ) -> Result<Response, ApiError> {
     let (name, warned) = named(&state, &headers, body).await?;
     let index = state.registry().find(Some(&name))?;
-    if state.loader().is_none() {
-        return Err(conflict(&name, "was not loaded by this server, which could not load it again", "model_pinned"));
+    if state.registry().models()[index].entry.pinned {
+        return Err(conflict(&name, "is pinned: it stays loaded for as long as the server runs", "model_pinned"));
     }
     let until = tokio::time::Instant::now() + UNLOAD_PATIENCE;
     while !state.registry().unload(index) {

@@ -1,7 +1,13 @@
 //! The models that may be served: which are loaded, what they take, and which has to go when another one comes. It knows
 //! names, bytes and whether a model is in use; how one gets onto a device is the [`Loader`]'s business.
 
-use super::{Service, error::ApiError, fields::shown};
+use super::{
+    Service,
+    error::ApiError,
+    fields::shown,
+    measures::Measures,
+    room::{Holding, Room, room},
+};
 use crate::engine::{
     queue::{Handle, Refused},
     request::{DeviceLabel, ServedModel},
@@ -130,6 +136,7 @@ pub struct Model {
     pub slot: Slot,
     /// Why it was last not loaded, or ended by itself.
     pub failure: Option<String>,
+    pub measures: Arc<Measures>,
     /// Bytes that it takes, or will while it is loading.
     bytes: u64,
     last_used: Instant,
@@ -139,7 +146,15 @@ pub struct Model {
 
 impl Model {
     fn new(entry: Entry) -> Model {
-        Model { entry, slot: Slot::Unloaded, failure: None, bytes: 0, last_used: Instant::now(), waiting: 0 }
+        Model {
+            entry,
+            slot: Slot::Unloaded,
+            failure: None,
+            measures: Arc::default(),
+            bytes: 0,
+            last_used: Instant::now(),
+            waiting: 0,
+        }
     }
 
     pub fn service(&self) -> Option<&Arc<Service>> {
@@ -154,6 +169,11 @@ impl Model {
         self.service().is_some_and(|service| Arc::strong_count(service) > 1)
     }
 
+    /// Requests that wait for it: to be loaded, or in its engine's queue.
+    pub fn waiting(&self) -> usize {
+        self.waiting + self.service().map_or(0, |service| service.engine.waiting())
+    }
+
     /// In a word, as `/v1/models` shows it.
     pub fn status(&self) -> &'static str {
         match (&self.slot, &self.failure) {
@@ -162,47 +182,6 @@ impl Model {
             (Slot::Unloaded, Some(_)) => "failed",
             (Slot::Unloaded, None) => "unloaded",
         }
-    }
-}
-
-/// What has to happen before a model of a certain size can be loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
-    Free,
-    /// Unload this one and ask again.
-    Evict(usize),
-    /// Everything is in use, or still giving its memory back.
-    Wait,
-    /// Not even when all that may be unloaded is.
-    Never,
-}
-
-/// A loaded model, as far as the choice of the one to unload is concerned.
-#[derive(Clone, Copy, Debug)]
-struct Holding {
-    index: usize,
-    bytes: u64,
-    pinned: bool,
-    in_use: bool,
-    last_used: Instant,
-}
-
-/// The least recently used idle model has to go. `leaving_bytes` are on their way back already.
-fn room(holdings: &[Holding], leaving_bytes: u64, need_bytes: u64, budget_bytes: u64) -> Room {
-    let sum = |pinned_only: bool| {
-        let counted = holdings.iter().filter(|holding| holding.pinned || !pinned_only);
-        counted.fold(0u64, |sum, holding| sum.saturating_add(holding.bytes))
-    };
-    let fits = |held: u64| held.saturating_add(need_bytes) <= budget_bytes;
-    if !fits(sum(true)) {
-        Room::Never
-    } else if fits(sum(false).saturating_add(leaving_bytes)) {
-        Room::Free
-    } else if fits(sum(false)) {
-        Room::Wait
-    } else {
-        let idle = holdings.iter().filter(|holding| !holding.pinned && !holding.in_use);
-        idle.min_by_key(|holding| holding.last_used).map_or(Room::Wait, |holding| Room::Evict(holding.index))
     }
 }
 
@@ -274,7 +253,8 @@ impl Registry {
             keep_alive: None,
             pinned: true,
         };
-        models.push(Model { slot: Slot::Loaded(service), ..Model::new(entry) });
+        let measures = service.measures.clone();
+        models.push(Model { slot: Slot::Loaded(service), measures, ..Model::new(entry) });
     }
 
     /// What there is of a model for a request; a load that is found or begun is one more that is waited for.
@@ -446,67 +426,4 @@ fn names(models: &[Model]) -> String {
         list.push(format!("{} more", models.len() - SHOWN_MAX));
     }
     list.join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn holdings(list: &[(u64, bool, bool)]) -> Vec<Holding> {
-        let start = Instant::now();
-        let holding = |(index, &(bytes, pinned, in_use)): (usize, &(u64, bool, bool))| Holding {
-            index,
-            bytes,
-            pinned,
-            in_use,
-            last_used: start + Duration::from_secs(index as u64),
-        };
-        list.iter().enumerate().map(holding).collect()
-    }
-
-    #[test]
-    fn the_least_recently_used_idle_model_goes() {
-        let list = holdings(&[(40, false, true), (30, false, false), (20, false, false)]);
-        assert_eq!(room(&list, 0, 10, 100), Room::Free);
-        assert_eq!(room(&list, 0, 11, 100), Room::Evict(1));
-        assert_eq!(room(&list[..1], 0, 61, 100), Room::Wait, "it is in use");
-        assert_eq!(room(&list[..1], 50, 20, 100), Room::Wait, "memory is on its way");
-        let pinned = holdings(&[(40, true, false)]);
-        assert_eq!((room(&pinned, 0, 60, 100), room(&pinned, 0, 61, 100)), (Room::Free, Room::Never));
-        assert_eq!(room(&[], 0, 101, 100), Room::Never);
-        assert_eq!(room(&[], 0, u64::MAX, u64::MAX), Room::Free);
-    }
-
-    proptest! {
-        /// Following the advice ends in room or in waiting for what is in use, and never evicts what it must not.
-        #[test]
-        fn eviction_ends(list in proptest::collection::vec((0u64..50, any::<bool>(), any::<bool>()), 0..8),
-                         leaving in 0u64..50, need in 0u64..150) {
-            let mut holdings = holdings(&list);
-            for _ in 0..=list.len() {
-                match room(&holdings, leaving, need, 100) {
-                    Room::Evict(index) => {
-                        let place = holdings.iter().position(|holding| holding.index == index).unwrap();
-                        let gone = holdings.remove(place);
-                        prop_assert!(!gone.pinned && !gone.in_use);
-                    }
-                    Room::Free => {
-                        prop_assert!(holdings.iter().map(|holding| holding.bytes).sum::<u64>() + leaving + need <= 100);
-                        return Ok(());
-                    }
-                    Room::Wait => {
-                        prop_assert!(leaving > 0 || holdings.iter().any(|holding| holding.in_use && !holding.pinned));
-                        return Ok(());
-                    }
-                    Room::Never => {
-                        let pinned = holdings.iter().filter(|holding| holding.pinned).map(|holding| holding.bytes);
-                        prop_assert!(pinned.sum::<u64>() + need > 100);
-                        return Ok(());
-                    }
-                }
-            }
-            prop_assert!(false, "it goes on evicting");
-        }
-    }
 }

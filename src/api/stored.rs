@@ -4,11 +4,11 @@
 
 use super::{
     State,
+    caller::KeyName,
     chat_request::ChatRequest,
     error::ApiError,
     fields::{Fields, shown},
     guard::{read_json, warn},
-    identity::KeyName,
     parameters,
     query::{self, Pairs},
 };

@@ -1,6 +1,6 @@
 //! Server-sent events: a task produces them and ends as soon as nobody reads.
 
-use super::{Settings, error::ApiError};
+use super::{Settings, caller, error::ApiError};
 use axum::{
     http::HeaderValue,
     response::{
@@ -79,7 +79,7 @@ where
     let (watched, last) = (events.clone(), events.clone());
     let write_limit = settings.write_limit;
     let producer = produce(Sink { events, write_limit });
-    tokio::spawn(async move {
+    tokio::spawn(caller::carried(async move {
         let outcome = tokio::select! {
             () = watched.closed() => return,
             outcome = producer => outcome,
@@ -99,7 +99,7 @@ where
             }
             Err(Broken::Gone) => Ok(()),
         };
-    });
+    }));
     let mut keep_alive = KeepAlive::new().interval(settings.keep_alive);
     if let Some((name, data)) = protocol.ping {
         keep_alive = keep_alive.event(Event::default().event(name).data(data));

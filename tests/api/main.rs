@@ -1,5 +1,6 @@
 //! The HTTP interface over a scripted engine: requests in, JSON and events out, no device.
 
+mod access;
 mod answers;
 mod anthropic;
 mod errors;
@@ -13,3 +14,5 @@ mod responses;
 mod several;
 mod sockets;
 mod stored;
+mod tokens;
+mod truncated;

@@ -1,9 +1,9 @@
 //! OpenAI's responses over the scripted engine.
 
-use crate::harness::{Answer, PATIENCE, engine, get, post, redact, saying, send, speak, state, text};
+use crate::harness::{Answer, PATIENCE, engine, get, post, redact, say, saying, send, speak, state, text};
 use axum::{body::Body, http::Request as HttpRequest};
 use hesper::{
-    api::{KeyName, Settings, State},
+    api::{Settings, State},
     engine::request::{Event, Request},
 };
 use serde_json::{Value, json};
@@ -169,10 +169,24 @@ async fn a_conversation_goes_on_from_a_stored_response() {
     assert_eq!(prompts.len(), 3);
     insta::assert_snapshot!("response_conversation", prompts[2]);
     assert!(prompts[1].contains("Be long.") && !prompts[1].contains("Be brief."), "instructions are of one request");
+}
 
-    let body = body(json!({"previous_response_id": second["id"]}));
-    let request = HttpRequest::post(RESPONSES).extension(KeyName("other".into()));
-    let refused = send(&state, request.body(Body::from(body.to_string())).unwrap()).await;
+#[tokio::test]
+async fn another_keys_response_is_not_found() {
+    let settings = Settings { api_keys: vec!["ann".into(), "bob".into()], ..Settings::default() };
+    let state = state(settings, engine(8, say("Oslo.")));
+    let as_key = async |key: &str, path: &str, body: Value| {
+        let method = if body.is_null() { "GET" } else { "POST" };
+        let request = HttpRequest::builder().method(method).uri(path).header("x-api-key", key);
+        send(&state, request.body(Body::from(body.to_string())).unwrap()).await
+    };
+    let made = as_key("ann", RESPONSES, body(json!({}))).await.json();
+    let path = format!("{RESPONSES}/{}", made["id"].as_str().unwrap());
+    assert_eq!(as_key("ann", &path, Value::Null).await.status, 200);
+    assert_eq!(as_key("bob", &path, Value::Null).await.status, 404);
+    let goes_on = body(json!({"previous_response_id": made["id"]}));
+    assert_eq!(as_key("ann", RESPONSES, goes_on.clone()).await.status, 200);
+    let refused = as_key("bob", RESPONSES, goes_on).await;
     assert_eq!((refused.status.as_u16(), refused.error_param().as_deref()), (400, Some("previous_response_id")));
 }
 
@@ -205,6 +219,7 @@ async fn wrong_fields_are_named() {
     let item = |item: Value| json!({"input": [item]});
     for (extra, param) in [
         (json!({"input": null}), "input"),
+        (item(json!({"role": "user", "content": "a", "caller": {}})), "input[0].caller"),
         (json!({"input": []}), "input"),
         (json!({"input": 7}), "input"),
         (item(json!("a")), "input[0]"),

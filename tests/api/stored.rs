@@ -2,7 +2,7 @@
 
 use crate::harness::{Answer, CHAT, engine, get, post, redact, say, saying, send, state};
 use axum::{body::Body, http::Request as HttpRequest};
-use hesper::api::{KeyName, Settings, State};
+use hesper::api::{Settings, State};
 use hesper::store::{Limits, Store};
 use serde_json::{Value, json};
 
@@ -142,9 +142,10 @@ async fn metadata_is_bounded() {
 /// One key's completions are not another's.
 #[tokio::test]
 async fn a_completion_is_found_with_its_own_key_alone() {
-    let state = saying("Oslo.");
-    let as_key = async |name: &str, method: &str, path: &str, body: Value| {
-        let request = HttpRequest::builder().method(method).uri(path).extension(KeyName(name.into()));
+    let settings = Settings { api_keys: vec!["ann".into(), "bob".into()], ..Settings::default() };
+    let state = state(settings, engine(8, say("Oslo.")));
+    let as_key = async |key: &str, method: &str, path: &str, body: Value| {
+        let request = HttpRequest::builder().method(method).uri(path).header("x-api-key", key);
         send(&state, request.body(Body::from(body.to_string())).unwrap()).await
     };
     let made = as_key("ann", "POST", CHAT, chat(json!({}))).await.json();

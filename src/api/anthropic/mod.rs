@@ -40,7 +40,8 @@ const EVENTS: Protocol = Protocol {
 
 /// Whether what is at `path` speaks this dialect.
 pub fn is_path(path: &str) -> bool {
-    path.strip_prefix("/v1/messages").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    // Before it may stand the prefix of all paths.
+    path.split_once("/v1/messages").is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The response as this dialect has it: with the header `request-id`, an error in its own words.

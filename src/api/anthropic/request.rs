@@ -279,7 +279,7 @@ fn blocks(content: Value, path: &str) -> Result<Vec<Fields>, ApiError> {
             return Err(ApiError::field(path, message).code("invalid_type"));
         }
     };
-    items.into_iter().enumerate().map(|(index, item)| Fields::of(item, format!("{path}[{index}]"))).collect()
+    items.into_iter().enumerate().map(|(index, item)| Fields::sent_back(item, format!("{path}[{index}]"))).collect()
 }
 
 /// Content that may be text alone.

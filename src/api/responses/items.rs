@@ -28,7 +28,7 @@ impl Input {
             }
             Value::Array(items) => {
                 for (index, item) in items.into_iter().enumerate() {
-                    input.item(Fields::of(item, format!("input[{index}]"))?, unknown)?;
+                    input.item(Fields::sent_back(item, format!("input[{index}]"))?, unknown)?;
                 }
             }
             other => {
@@ -153,7 +153,7 @@ fn texts(fields: &mut Fields, name: &str, kinds: &[&str], unknown: &mut Unknown)
         }
     };
     let read = |(index, part): (usize, Value)| {
-        let mut part = Fields::of(part, format!("{path}[{index}]"))?;
+        let mut part = Fields::sent_back(part, format!("{path}[{index}]"))?;
         let kind = part.string("type")?;
         let kind = part.require("type", kind)?;
         if !kinds.contains(&kind.as_str()) {

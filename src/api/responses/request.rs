@@ -23,7 +23,7 @@ pub const NAMES: [(&str, &str); 9] = [
 ];
 
 /// Fields that mean here what they mean in a chat.
-const SAME: [&str; 20] = [
+const SAME: [&str; 23] = [
     "model",
     "stream",
     "temperature",
@@ -41,6 +41,9 @@ const SAME: [&str; 20] = [
     "presence_penalty",
     "frequency_penalty",
     "repetition_penalty",
+    "repeat_penalty",
+    "ignore_eos",
+    "stop_token_ids",
     "logit_bias",
     "stop",
     "cache_prompt",
@@ -83,7 +86,8 @@ pub fn translate(body: Value, before: Messages, unknown: &mut Unknown) -> Result
         options.neutral("include_obfuscation", &[json!(false)])?;
         options.finish(unknown)?;
     }
-    fields.neutral("truncation", &[json!("disabled")])?;
+    let truncation = fields.choice("truncation", &["auto", "disabled"])?;
+    chat.set("truncate", (truncation == Some("auto")).then(|| json!("middle")));
     fields.finish(unknown)?;
     Ok(Translated { chat, input, store, logprobs, metadata, repeated })
 }
