@@ -18,6 +18,8 @@ mod logprobs;
 mod messages;
 mod metrics;
 mod models;
+pub mod openapi;
+mod page;
 pub mod parameters;
 mod serve;
 mod stream;
@@ -58,6 +60,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// Connections served at once; more wait to be accepted.
     pub connections: usize,
+    /// Serve the chat page at `/` and the API's description at `/docs`.
+    pub page: bool,
 }
 
 impl Default for Settings {
@@ -71,6 +75,7 @@ impl Default for Settings {
             drain_limit: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
             connections: 1024,
+            page: true,
         }
     }
 }
@@ -165,6 +170,8 @@ pub fn router(state: State) -> Router {
         .fallback(guard::no_such_path)
         .method_not_allowed_fallback(guard::no_such_method)
         .layer(middleware::from_fn_with_state(state.clone(), guard::authorize))
+        // After the keys: what they serve is the same for everyone, and a browser asks for it without one.
+        .merge(page::routes(state.settings().page))
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(guard::panicked))
         .layer(middleware::from_fn(guard::identify))
         .with_state(state)
