@@ -230,7 +230,23 @@ impl Document {
             }
             values.extend(self.bad_objects(one).into_iter().map(|(_, object)| object));
         }
+        values.extend(self.strangers(schema));
         values.retain(|value| !self.fits(schema, value));
+        values
+    }
+
+    /// Objects of each alternative with a property that only another has.
+    fn strangers(&self, schema: &Value) -> Vec<Value> {
+        let objects = || self.alternatives(schema).into_iter().filter(|one| one["properties"].is_object());
+        let mut values = Vec::new();
+        for one in objects() {
+            let least = self.least(one);
+            for (name, property) in objects().flat_map(properties) {
+                if one["properties"][name].is_null() {
+                    values.push(with(&least, name, self.good(property).swap_remove(0)));
+                }
+            }
+        }
         values
     }
 

@@ -4,6 +4,8 @@
 import { copy, element, iconButton } from "./dom.js";
 
 const MAX_DEPTH = 8;
+/** The page's own headings stand above those of an answer. */
+const TOP_LEVEL = 3;
 const FENCE = /^( {0,3})(`{3,}|~{3,})\s*([^`\s]*)[^`]*$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
 const RULE = /^ {0,3}([-*_])\s*(?:\1\s*){2,}$/;
@@ -15,7 +17,18 @@ const TABLE_RULE = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
 export function render(text) {
   const fragment = document.createDocumentFragment();
   fragment.append(...blocks(text.replace(/\r\n?/g, "\n").replace(/\t/g, "    ").split("\n"), 0));
+  closeGaps(fragment);
   return fragment;
+}
+
+// Who goes through a page by its headings takes a level that is left out for something missed.
+function closeGaps(fragment) {
+  let above = TOP_LEVEL - 1;
+  for (const node of fragment.querySelectorAll("h3, h4, h5, h6")) {
+    const level = Math.min(Number(node.tagName[1]), above + 1);
+    if (level < Number(node.tagName[1])) node.replaceWith(element(`h${level}`, {}, ...node.childNodes));
+    above = level;
+  }
 }
 
 function blocks(lines, depth) {
@@ -58,10 +71,9 @@ function fence(lines, begin) {
   return [element("div", { class: "code" }, bar, pre), at + 1];
 }
 
-// The page's own headings stand above those of an answer.
 function heading(lines, at) {
   const [, marks, text] = HEADING.exec(lines[at]);
-  return [element(`h${Math.min(marks.length + 2, 6)}`, {}, ...inline(text, 0)), at + 1];
+  return [element(`h${Math.min(marks.length + TOP_LEVEL - 1, 6)}`, {}, ...inline(text, 0)), at + 1];
 }
 
 function quote(lines, begin, depth) {

@@ -53,6 +53,10 @@ export function save(conversation) {
   }
 }
 
+export function has(id) {
+  return all().some((conversation) => conversation.id === id);
+}
+
 export function remove(id) {
   try {
     localStorage.removeItem(PREFIX + id);
