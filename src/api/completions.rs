@@ -2,15 +2,16 @@
 
 use super::{
     Service, State,
-    answer::{Finish, TokenLogprobs},
+    answer::{Finish, Reading, TokenLogprobs},
     completion_request::{CompletionRequest, Prompt},
     error::ApiError,
     fields::Unknown,
-    generate::{Generation, Job, Usage, check_length, service_for},
+    generate::{Generation, Job, Usage, check_length},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
-    logprobs, stream,
-    stream::{Broken, Sink},
+    loading::service_of,
+    logprobs, prepare, stream,
+    stream::{Broken, CHUNKS, Sink},
 };
 use axum::{
     Json,
@@ -46,27 +47,24 @@ pub async fn handle(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    state.loaded()?;
     let body = read_json(&state, &headers, body).await?;
-    let shared = state.clone();
-    let (mut work, unknown) = state.prepare(move || prepare(&shared, body)).await?;
+    let service = service_of(&state, &body).await?;
+    let unknown = state.unknown();
+    let (mut work, unknown) = state.prepare(move || prepare(service, body, unknown)).await?;
     let Some(first) = work.waiting.pop_front() else {
         return Err(ApiError::internal("no prompt was prepared"));
     };
     let generation = Generation::submit(&work.service, &work.job, first.tokens, 0)?;
     let response = if work.job.parameters.stream {
-        stream::respond(state.settings(), |sink| send(sink, work, generation, first.echo))
+        stream::respond(state.settings(), CHUNKS, |sink| send(sink, work, generation, first.echo))
     } else {
         Json(collect(work, generation, first.echo).await?).into_response()
     };
     Ok(warn(&unknown, response))
 }
 
-fn prepare(state: &State, body: Value) -> Result<(Work, Unknown), ApiError> {
-    let service = service_for(state, None)?;
-    let mut unknown = Unknown { lenient: state.settings().lenient, ..Unknown::default() };
+fn prepare(service: Arc<Service>, body: Value, mut unknown: Unknown) -> Result<(Work, Unknown), ApiError> {
     let request = CompletionRequest::parse(body, service.model.vocabulary, &mut unknown)?;
-    service_for(state, request.parameters.model.as_deref())?;
     let mut waiting = VecDeque::with_capacity(request.prompts.len());
     for prompt in request.prompts {
         let (tokens, text) = match prompt {
@@ -79,7 +77,9 @@ fn prepare(state: &State, body: Value) -> Result<(Work, Unknown), ApiError> {
         check_length(tokens.len(), service.model.context_tokens, "prompt")?;
         waiting.push_back(ReadyPrompt { tokens, echo: if request.echo { text } else { String::new() } });
     }
-    let job = Job { parameters: request.parameters, logprobs: request.logprobs, tools: false };
+    let constraint = prepare::plain_constraint(&service.text, request.output.as_ref(), &request.parameters)?;
+    let (parameters, logprobs) = (request.parameters, request.logprobs);
+    let job = Job { parameters, logprobs, reading: Reading::default(), constraint };
     let work = Work {
         service,
         job,

@@ -37,6 +37,14 @@ impl Fields {
         }
     }
 
+    /// An object of an answer that comes back. Clients write it from types of their own, all of whose fields it then has:
+    /// those that are null are as good as absent, also where they are not known.
+    pub fn sent_back(value: Value, path: impl Into<String>) -> Result<Fields, ApiError> {
+        let mut fields = Fields::of(value, path)?;
+        fields.map.retain(|_, value| !value.is_null());
+        Ok(fields)
+    }
+
     /// The path of one of this object's fields.
     pub fn path(&self, name: &str) -> String {
         join(&self.path, name)

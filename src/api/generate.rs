@@ -1,21 +1,26 @@
 //! From a checked request to its answers: the queue, the events, the count of tokens.
 
 use super::{
-    Service, State,
-    answer::{Answer, Finish, Piece},
+    Service,
+    answer::{Answer, Finish, Piece, Reading},
+    caller,
+    clock::Clock,
     error::ApiError,
     fields::shown,
-    metrics::Outcome,
-    models::not_served,
+    measures::Outcome,
     parameters::Parameters,
 };
 use crate::engine::{
     queue::Refused,
-    request::{Ended, Event, FinishReason, Request},
+    request::{Allowed, Constraints, Ended, Event, FinishReason, Request},
 };
+use crate::text::AnswerRules;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 /// Between attempts to queue the next prompt of a request that has several.
@@ -27,8 +32,34 @@ pub struct Job {
     pub parameters: Parameters,
     /// `Some(k)`: log-probabilities with `k` alternatives.
     pub logprobs: Option<u8>,
-    /// Look for tool calls in the answers.
-    pub tools: bool,
+    /// How the answers are to be read.
+    pub reading: Reading,
+    /// What they may be; `None`: anything.
+    pub constraint: Option<Constrained>,
+}
+
+/// What answers may be, and the field of the request that asked for it.
+#[derive(Clone, Debug)]
+pub struct Constrained {
+    pub rules: AnswerRules,
+    pub field: String,
+}
+
+/// Where a constraint leaves its error, for which the engine has no name.
+type Failure = Arc<OnceLock<String>>;
+
+impl Constrained {
+    fn constraints(&self, failure: &Failure) -> Constraints {
+        let (rules, failure) = (self.rules.clone(), failure.clone());
+        Constraints(Arc::new(move || {
+            let (mut state, failure) = (rules.begin(), failure.clone());
+            Box::new(move |last, mask| match state.allowed(last, mask) {
+                Ok(true) => Ok(Allowed::Masked),
+                Ok(false) => Ok(Allowed::Any),
+                Err(error) => Err(failure.get_or_init(|| error.to_string()).clone()),
+            })
+        }))
+    }
 }
 
 /// Tokens read and made.
@@ -36,6 +67,9 @@ pub struct Job {
 pub struct Usage {
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
+    /// Of the completion tokens, those of reasoning with its tags.
+    pub reasoning_tokens: u64,
+    /// Of the prompt tokens, those that needed no evaluation.
     pub cached_tokens: u64,
 }
 
@@ -43,6 +77,7 @@ impl Usage {
     pub fn add(&mut self, other: Usage) {
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
+        self.reasoning_tokens += other.reasoning_tokens;
         self.cached_tokens += other.cached_tokens;
     }
 
@@ -52,7 +87,7 @@ impl Usage {
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         })
     }
 }
@@ -63,6 +98,8 @@ pub struct Update {
     pub choice: u32,
     pub piece: Piece,
     pub finish: Option<Finish>,
+    /// The stop string that ended it, as an index into the request's.
+    pub stopped_at: Option<usize>,
 }
 
 /// A request in the queue or at work. Dropping it cancels what remains.
@@ -72,21 +109,12 @@ pub struct Generation {
     events: UnboundedReceiver<Event>,
     /// Tells the engine of answers that a stop string has ended.
     ended: Arc<Ended>,
+    /// The field that asked for a constraint, and where that leaves its error.
+    constrained: Option<(String, Failure)>,
     /// `None` once complete.
     answers: Vec<Option<Answer>>,
     pub usage: Usage,
-}
-
-/// The service, if it can answer for the model that a request names.
-pub fn service_for(state: &State, model: Option<&str>) -> Result<Arc<Service>, ApiError> {
-    let service = state.loaded()?;
-    if service.engine.is_stopped() {
-        return Err(Refused::Stopped.into());
-    }
-    match model {
-        Some(name) if name != service.model.id => Err(not_served(name, &service.model)),
-        _ => Ok(service),
-    }
+    clock: Clock,
 }
 
 /// Refuses a prompt that leaves no room for an answer. `param` is the field that it came from.
@@ -106,7 +134,8 @@ pub fn check_length(tokens: usize, context: u32, param: &str) -> Result<(), ApiE
 impl Generation {
     /// Queues a prompt of a checked length, or says at once why it cannot. `offset` is added to the seed.
     pub fn submit(service: &Arc<Service>, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
-        Generation::queue(service, job, tokens, offset).inspect_err(|_| service.outcomes.count(Outcome::Refused))
+        Generation::queue(service, job, tokens, offset)
+            .inspect_err(|_| service.measures.outcomes.count(Outcome::Refused))
     }
 
     fn queue(service: &Arc<Service>, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
@@ -120,6 +149,7 @@ impl Generation {
         }
         let usage = Usage { prompt_tokens: tokens.len() as u64, ..Usage::default() };
         let (sender, events) = mpsc::unbounded_channel();
+        let failure = Failure::default();
         let ended = Arc::new(Ended::none_of(parameters.choices));
         service.engine.submit(Request {
             sampling,
@@ -128,13 +158,18 @@ impl Generation {
             max_tokens: parameters.max_tokens.unwrap_or(room).min(room),
             stop_tokens,
             logprobs: job.logprobs,
+            constraint: job.constraint.as_ref().map(|constrained| constrained.constraints(&failure)),
+            client: caller::client(),
+            deadline: caller::deadline(),
             ..Request::new(tokens, sender)
         })?;
-        let answer = |_| Some(Answer::new(&service.text, &parameters.stop, job.tools));
+        let answer = |_| Some(Answer::new(&service.text, &parameters.stop, &job.reading));
         let answers = (0..parameters.choices).map(answer).collect();
         // What is dropped before its end was cancelled.
         let outcome = Outcome::Cancelled;
-        Ok(Generation { service: service.clone(), outcome, events, ended, answers, usage })
+        let constrained = job.constraint.as_ref().map(|constrained| (constrained.field.clone(), failure));
+        let clock = Clock::start(service, parameters.choices);
+        Ok(Generation { service: service.clone(), outcome, events, ended, constrained, answers, usage, clock })
     }
 
     /// As [`Generation::submit`], for a request of which a part is answered: it waits for its place.
@@ -147,7 +182,7 @@ impl Generation {
         loop {
             match Generation::queue(service, job, tokens.clone(), offset) {
                 Err(Refused::Full { .. } | Refused::Restarting { .. }) => tokio::time::sleep(QUEUE_PAUSE).await,
-                other => return Ok(other.inspect_err(|_| service.outcomes.count(Outcome::Refused))?),
+                other => return Ok(other.inspect_err(|_| service.measures.outcomes.count(Outcome::Refused))?),
             }
         }
     }
@@ -162,17 +197,22 @@ impl Generation {
             let update = match event {
                 Event::Started { cached_tokens } => {
                     self.usage.cached_tokens = cached_tokens.into();
+                    self.clock.started();
                     None
                 }
                 Event::Token { choice, token } => self.token(choice, token),
                 Event::Finished { choice, reason } => self.finished(choice, reason),
                 Event::TimedOut => {
-                    self.outcome = Outcome::Failed;
-                    return Err(timed_out());
+                    self.outcome = Outcome::TimedOut;
+                    return Err(caller::timed_out());
                 }
                 Event::Failed(message) => {
                     self.outcome = Outcome::Failed;
-                    return Err(failed(&message));
+                    let too_complex = self.constrained.as_ref().and_then(|(field, error)| Some((field, error.get()?)));
+                    return Err(match too_complex {
+                        Some((field, error)) => ungoverned(field, error),
+                        None => failed(&message),
+                    });
                 }
             };
             if update.is_some() {
@@ -189,31 +229,41 @@ impl Generation {
         let slot = self.answers.get_mut(choice as usize)?;
         let answer = slot.as_mut()?;
         self.usage.completion_tokens += 1;
+        let reasoned = answer.is_reasoning();
+        self.clock.token(choice);
         let (piece, stopped) = answer.push(token);
+        self.usage.reasoning_tokens += u64::from(reasoned || answer.is_reasoning());
         let finish = stopped.then(|| answer.reason(FinishReason::Stop));
+        let stopped_at = answer.stopped_at;
+        if let Some(finish) = finish {
+            self.clock.finished(finish.name());
+        }
         if stopped {
             self.ended.end(choice);
             *slot = None;
         }
-        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish })
+        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish, stopped_at })
     }
 
     fn finished(&mut self, choice: u32, reason: FinishReason) -> Option<Update> {
         let mut answer = self.answers.get_mut(choice as usize)?.take()?;
         let (piece, finish) = answer.finish(reason);
-        Some(Update { choice, piece, finish: Some(finish) })
+        self.clock.finished(finish.name());
+        Some(Update { choice, piece, finish: Some(finish), stopped_at: answer.stopped_at })
     }
 }
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.service.outcomes.count(self.outcome);
+        self.service.measures.outcomes.count(self.outcome);
+        self.clock.end(self.outcome, self.usage);
     }
 }
 
-fn timed_out() -> ApiError {
-    let message = "the answer was not complete at the request's deadline";
-    ApiError::new(StatusCode::GATEWAY_TIMEOUT, message).code("deadline_exceeded")
+/// A grammar that cannot be followed at the place where the answer stands: the client's, not the engine's fault.
+fn ungoverned(field: &str, error: &str) -> ApiError {
+    let message = format!("`{field}` could not be followed to the end of the answer: {}", shown(error));
+    ApiError::field(field, message).code("grammar_too_complex")
 }
 
 fn failed(message: &str) -> ApiError {

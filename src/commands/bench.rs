@@ -59,9 +59,9 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
     let device = gpu.label();
-    let planned = load::plan(&gguf, &gpu, &flags.device, Some(context_tokens), &mut notes)?;
+    let planned = load::plan(&gguf, gpu.info(), &flags.device, Some(context_tokens), &mut notes)?;
     let report = Report::new(&gguf, &device, flags.device.chunk, planned.model.architecture.name);
-    let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, || ())?;
+    let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
     let mut bench = Bench { tokens: random_tokens(context_tokens, runner.model().dims.vocabulary), runner };
     let mut out = io::stdout();
     report.begin(flags.output, &mut out)?;

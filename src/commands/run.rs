@@ -93,9 +93,9 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     }
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
-    let planned = load::plan(&gguf, &gpu, &flags.device, flags.context.ctx, &mut notes)?;
+    let planned = load::plan(&gguf, gpu.info(), &flags.device, flags.context.ctx, &mut notes)?;
     load::check_vocabulary(&gguf, &session.text, &planned)?;
-    let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, || ())?;
+    let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
     session.context_tokens = runner.context_tokens();
     let (handle, inbox) = queue(1);
     let engine =

@@ -1,5 +1,6 @@
 //! What an engine counts, for whoever watches it. Written by the engine's thread, read at any time.
 
+pub use crate::kernels::BLOCK_TOKENS;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Upper bounds of the histogram of rows in a step; the last bin has none.

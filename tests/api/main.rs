@@ -1,6 +1,7 @@
 //! The HTTP interface over a scripted engine: requests in, JSON and events out, no device.
 
 mod answers;
+mod anthropic;
 mod errors;
 mod fields;
 mod harness;
@@ -8,4 +9,7 @@ mod limits;
 mod metrics;
 mod mutated;
 mod python;
+mod responses;
+mod several;
 mod sockets;
+mod stored;

@@ -103,4 +103,6 @@ fn every_request_is_held_against_its_parser() {
     assert_eq!(held, bodies);
 }
 #[test]
-fn dump() { std::fs::write("/tmp/openapi.json", document().to_pretty_json().unwrap()).unwrap(); }
+fn dump() {
+    std::fs::write("/tmp/openapi.json", document().to_pretty_json().unwrap()).unwrap();
+}
