@@ -14,14 +14,35 @@ pub struct ChatCompletionRequest {
     /// Functions that the model may call.
     #[schema(max_items = 128)]
     pub tools: Option<Vec<Tool>>,
-    /// Whether tools may be called.
+    /// Whether functions are called.
     pub tool_choice: Option<ToolChoice>,
+    /// Whether an answer may hold several calls.
+    pub parallel_tool_calls: Option<bool>,
+    /// Keep the completion.
+    pub store: Option<bool>,
+    /// How much the model thinks before it answers.
+    pub reasoning_effort: Option<Effort>,
+    pub reasoning: Option<Reasoning>,
+    /// Whether the model thinks before it answers.
+    pub enable_thinking: Option<bool>,
+    /// Most tokens of reasoning; -1: no limit.
+    #[schema(minimum = -1, maximum = 4294967295_i64)]
+    pub thinking_budget: Option<i64>,
+    /// Another name of `thinking_budget`.
+    #[schema(minimum = -1, maximum = 4294967295_i64)]
+    pub thinking_budget_tokens: Option<i64>,
+    /// Another name of `thinking_budget`.
+    #[schema(minimum = -1, maximum = 4294967295_i64)]
+    pub thinking_token_budget: Option<i64>,
+    /// Whether the reasoning is part of the answer.
+    pub include_reasoning: Option<bool>,
+    /// `none` leaves the reasoning in the answer's text.
+    pub reasoning_format: Option<ReasoningFormat>,
     /// Whether an answer holds the log-probabilities of its tokens.
     pub logprobs: Option<bool>,
     /// Alternatives to each token, with `logprobs`.
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
-    pub response_format: Option<ResponseFormat>,
     /// More variables for the model's chat template.
     #[schema(value_type = Option<Object>, examples(json!({"enable_thinking": false})))]
     pub chat_template_kwargs: Option<Map<String, Value>>,
@@ -29,8 +50,6 @@ pub struct ChatCompletionRequest {
     pub audio: Option<Value>,
     #[schema(schema_with = neutral::absent)]
     pub web_search_options: Option<Value>,
-    #[schema(schema_with = neutral::absent)]
-    pub reasoning_effort: Option<Value>,
     #[schema(schema_with = neutral::absent)]
     pub functions: Option<Value>,
     #[schema(schema_with = neutral::absent)]
@@ -47,8 +66,6 @@ pub struct ChatCompletionRequest {
     pub modalities: Option<Value>,
     #[schema(schema_with = neutral::medium)]
     pub verbosity: Option<Value>,
-    #[schema(schema_with = neutral::yes)]
-    pub parallel_tool_calls: Option<Value>,
 }
 
 /// A message, by its role.
@@ -205,15 +222,72 @@ pub struct Function {
     /// JSON schema of the arguments.
     #[schema(value_type = Option<Object>, examples(json!({"type": "object", "properties": {"city": {"type": "string"}}})))]
     pub parameters: Option<Map<String, Value>>,
-    #[schema(schema_with = neutral::no)]
-    pub strict: Option<Value>,
+    /// Whether the schema is held.
+    pub strict: Option<bool>,
+}
+
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum ToolChoice {
+    Mode(ToolChoiceMode),
+    Function(NamedTool),
+}
+
+/// `required` needs tools.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum ToolChoiceMode {
+    Auto,
+    None,
+    Required,
+}
+
+/// The function that is called; one of the tools.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamedTool {
+    #[schema(rename = "type")]
+    pub kind: FunctionKind,
+    pub function: NamedFunction,
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamedFunction {
+    #[schema(examples("get_time"))]
+    pub name: String,
 }
 
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
-pub enum ToolChoice {
-    Auto,
+pub enum Effort {
     None,
+    Minimal,
+    Low,
+    Medium,
+    High,
+    Xhigh,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum ReasoningFormat {
+    Auto,
+    Deepseek,
+    None,
+}
+
+/// How much the model thinks, as OpenRouter's clients say it.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reasoning {
+    pub effort: Option<Effort>,
+    /// Most tokens of reasoning; -1: no limit.
+    #[schema(minimum = -1, maximum = 4294967295_i64)]
+    pub max_tokens: Option<i64>,
+    /// Leave the reasoning out of the answer.
+    pub exclude: Option<bool>,
+    pub enabled: Option<bool>,
 }
 
 /// A call of a function.
@@ -238,14 +312,6 @@ pub struct CalledFunction {
     /// JSON, as the model wrote it.
     #[schema(examples("{\"city\": \"Oslo\"}"))]
     pub arguments: String,
-}
-
-/// The form of the answer.
-#[derive(ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ResponseFormat {
-    #[schema(rename = "type")]
-    pub kind: TextKind,
 }
 
 /// An answer that is not streamed.

@@ -20,8 +20,8 @@ pub struct CompletionRequest {
     pub best_of: Option<i64>,
     #[schema(schema_with = neutral::empty_text)]
     pub suffix: Option<Value>,
-    #[schema(schema_with = neutral::text_format)]
-    pub response_format: Option<Value>,
+    #[schema(schema_with = neutral::no)]
+    pub store: Option<Value>,
 }
 
 /// A text, texts, token ids, or arrays of token ids. Prompts × `n` are at most 128.

@@ -4,10 +4,13 @@
 //! `truth` holds them against the parsers: what is documented is taken, at both edges of its range and not beyond, and
 //! what is taken is documented.
 
+pub mod anthropic;
 pub mod chat;
 pub mod completion;
 mod neutral;
 mod operations;
+pub mod output;
+pub mod responses;
 #[cfg(test)]
 mod samples;
 pub mod server;
@@ -15,17 +18,16 @@ pub mod shared;
 #[cfg(test)]
 mod truth;
 
-use shared::{Error, GenerationFields};
 use std::collections::BTreeMap;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
         Components, ComponentsBuilder, Content, HttpMethod, Info, OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref,
-        RefOr, Required, ResponseBuilder, Schema,
+        RefOr, Required, ResponseBuilder, Schema, Type,
         header::HeaderBuilder,
         path::OperationBuilder,
         request_body::RequestBodyBuilder,
-        schema::ObjectBuilder,
+        schema::{AdditionalProperties, ObjectBuilder},
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
     },
 };
@@ -48,18 +50,25 @@ impl Parts {
         Ref::from_schema_name(T::name())
     }
 
-    /// A request's schema with the fields that all generations share.
-    fn generation<T: ToSchema>(&mut self) -> Ref {
-        let reference = self.schema::<T>();
-        let mut shared = Vec::new();
-        GenerationFields::schemas(&mut shared);
-        self.schemas.extend(shared);
-        if let (Some(RefOr::T(Schema::Object(own))), RefOr::T(Schema::Object(shared))) =
-            (self.schemas.get_mut(&*T::name()), GenerationFields::schema())
+    /// Puts fields of `F` that `wanted` names into the schema of `T`, which is part of the document already.
+    fn merge<T: ToSchema, F: ToSchema>(&mut self, wanted: impl Fn(&str) -> bool) {
+        let mut found = Vec::new();
+        F::schemas(&mut found);
+        self.schemas.extend(found);
+        if let (Some(RefOr::T(Schema::Object(own))), RefOr::T(Schema::Object(more))) =
+            (self.schemas.get_mut(&*T::name()), F::schema())
         {
-            own.properties.extend(shared.properties);
+            own.properties.extend(more.properties.into_iter().filter(|(name, _)| wanted(name)));
+            own.required.extend(more.required.into_iter().filter(|name| wanted(name)));
         }
-        reference
+    }
+
+    /// What clients send back may have fields that are not known, as long as they are null.
+    fn allow_nulls<T: ToSchema>(&mut self) {
+        if let Some(RefOr::T(Schema::Object(own))) = self.schemas.get_mut(&*T::name()) {
+            let null = ObjectBuilder::new().schema_type(Type::Null).build();
+            own.additional_properties = Some(Box::new(AdditionalProperties::RefOr(RefOr::T(Schema::Object(null)))));
+        }
     }
 
     fn add(&mut self, method: HttpMethod, path: &str, operation: OperationBuilder) {
@@ -67,13 +76,13 @@ impl Parts {
         self.paths = paths.path(path, PathItem::new(method, operation));
     }
 
-    /// Adds the errors that an endpoint may answer with, whose bodies are all alike.
-    fn errors(&mut self, mut operation: OperationBuilder, statuses: &[u16]) -> OperationBuilder {
-        let schema = self.schema::<Error>();
+    /// Adds the errors that an endpoint may answer with, whose bodies are all of `E`.
+    fn errors<E: ToSchema>(&mut self, mut operation: OperationBuilder, statuses: &[u16]) -> OperationBuilder {
+        let schema = self.schema::<E>();
         for status in statuses {
             let mut response = json_response(meaning(*status), schema.clone());
             if matches!(status, 429 | 503) {
-                let seconds = ObjectBuilder::new().schema_type(utoipa::openapi::Type::Integer).build();
+                let seconds = ObjectBuilder::new().schema_type(Type::Integer).build();
                 let header = HeaderBuilder::new()
                     .schema(Some(seconds))
                     .description(Some("Seconds after which to try again, where that is known."))
@@ -92,10 +101,12 @@ fn meaning(status: u16) -> &'static str {
         401 => "The API key is missing or unknown.",
         404 => "There is no such thing, for instance no such model.",
         408 => "The body did not arrive in time.",
+        409 => "The model is in use, or stays loaded.",
         413 => "The body is too large.",
         415 => "The body is not JSON.",
         429 => "Too many requests wait: try again later.",
         503 => "The model is loading, or the server restarts its device or shuts down.",
+        507 => "There is no room: for the model in memory, or for the answer in the store.",
         504 => "The answer was not complete at the request's deadline.",
         _ => "An error.",
     }
@@ -106,7 +117,7 @@ fn json_response(description: &str, schema: impl Into<RefOr<Schema>>) -> Respons
 }
 
 fn text_response(description: &str, content_type: &str) -> ResponseBuilder {
-    let text = ObjectBuilder::new().schema_type(utoipa::openapi::Type::String).build();
+    let text = ObjectBuilder::new().schema_type(Type::String).build();
     ResponseBuilder::new().description(description).content(content_type, Content::new(Some(text)))
 }
 

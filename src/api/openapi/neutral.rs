@@ -66,6 +66,27 @@ pub fn automatic_or_none() -> Object {
     only(&[json!("none"), json!("auto")])
 }
 
-pub fn text_format() -> Object {
-    only(&[json!({"type": "text"})])
+/// True, and not null.
+pub fn only_true() -> Object {
+    ObjectBuilder::new().schema_type(SchemaType::Type(Type::Boolean)).enum_values(Some([json!(true)])).build()
+}
+
+pub fn standard() -> Object {
+    only(&[json!("standard")])
+}
+
+pub fn summarized() -> Object {
+    only(&[json!("summarized")])
+}
+
+pub fn direct() -> Object {
+    only(&[json!(["direct"])])
+}
+
+pub fn disabled() -> Object {
+    only(&[json!("disabled")])
+}
+
+pub fn automatic() -> Object {
+    only(&[json!("auto")])
 }

@@ -84,8 +84,8 @@ pub struct GenerationFields {
     /// Accepted; it cannot change the answer.
     #[schema(examples("24h"))]
     pub prompt_cache_retention: Option<String>,
-    /// Accepted; it cannot change the answer.
-    #[schema(value_type = Option<Object>, examples(json!({"purpose": "test"})))]
+    /// Strings by which to find what is stored.
+    #[schema(schema_with = metadata)]
     pub metadata: Option<Map<String, Value>>,
     /// Accepted; it cannot change the answer.
     #[schema(value_type = Option<Object>, examples(json!({"type": "content", "content": "text"})))]
@@ -109,8 +109,6 @@ pub struct GenerationFields {
     #[schema(schema_with = neutral::one)]
     pub length_penalty: Option<Value>,
     #[schema(schema_with = neutral::no)]
-    pub store: Option<Value>,
-    #[schema(schema_with = neutral::no)]
     pub use_beam_search: Option<Value>,
     #[schema(schema_with = neutral::no)]
     pub early_stopping: Option<Value>,
@@ -125,25 +123,29 @@ pub struct GenerationFields {
     #[schema(schema_with = neutral::negative_or_zero)]
     pub top_n_sigma: Option<Value>,
     #[schema(schema_with = neutral::absent)]
-    pub grammar: Option<Value>,
-    #[schema(schema_with = neutral::absent)]
-    pub json_schema: Option<Value>,
-    #[schema(schema_with = neutral::absent)]
     pub samplers: Option<Value>,
-    #[schema(schema_with = neutral::absent)]
-    pub guided_json: Option<Value>,
-    #[schema(schema_with = neutral::absent)]
-    pub guided_regex: Option<Value>,
-    #[schema(schema_with = neutral::absent)]
-    pub guided_choice: Option<Value>,
-    #[schema(schema_with = neutral::absent)]
-    pub guided_grammar: Option<Value>,
-    #[schema(schema_with = neutral::absent)]
-    pub structured_outputs: Option<Value>,
     #[schema(schema_with = neutral::absent)]
     pub truncate_prompt_tokens: Option<Value>,
     #[schema(schema_with = neutral::absent)]
     pub lora: Option<Value>,
+}
+
+pub fn metadata() -> Object {
+    let required = required_metadata();
+    Object { schema_type: SchemaType::from_iter([Type::Object, Type::Null]), ..required }
+}
+
+pub fn required_metadata() -> Object {
+    let value = ObjectBuilder::new().schema_type(Type::String).max_length(Some(512));
+    let name = ObjectBuilder::new().schema_type(Type::String).max_length(Some(64));
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .additional_properties(Some(RefOr::T(Schema::Object(value.build()))))
+        .property_names(Some(name))
+        .max_properties(Some(16))
+        .description(Some("Strings by which to find what is stored."))
+        .examples([json!({"purpose": "test"})])
+        .build()
 }
 
 fn logit_bias() -> Object {
