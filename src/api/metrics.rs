@@ -354,7 +354,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(read, value);
-            prop_assert!(characters.as_str().starts_with("} 1"));
+            let closed = characters.as_str().starts_with("} 1");
+            prop_assert!(closed, "the sample goes on behind its label");
         }
     }
 }

@@ -42,6 +42,7 @@ mod stored;
 mod stream;
 pub mod tls;
 pub mod tool_fields;
+mod trace;
 
 pub use serve::serve;
 

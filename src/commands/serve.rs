@@ -5,7 +5,7 @@ mod library;
 mod network;
 mod signals;
 
-use super::flags::{ContextFlag, DeviceFlags, ModelsFlag};
+use super::flags::{DeviceFlags, ModelsFlag, SharingFlags};
 use anyhow::Result;
 use catalog::{KeepAlive, Source, keep_alive};
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
@@ -15,6 +15,7 @@ use hesper::pull::model_name;
 use hesper::store::{Limits, Store};
 use library::{ENGINE_END, Library, Shared};
 use network::NetworkFlags;
+pub use network::path_prefix;
 use signals::{Signal, Signals, end_at_once};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -54,7 +55,7 @@ pub struct Flags {
     #[command(flatten)]
     device: DeviceFlags,
     #[command(flatten)]
-    context: ContextFlag,
+    sharing: SharingFlags,
     /// Requests that may wait for a model; further ones are refused with status 429.
     #[arg(long, env = "HESPER_MAX_QUEUE", default_value = "64", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -77,9 +78,17 @@ pub struct Flags {
     /// Log the bodies of requests, with all that people ask; they are never logged without this.
     #[arg(long, env = "HESPER_LOG_PROMPTS", value_parser = BoolishValueParser::new())]
     log_prompts: bool,
+    /// OpenTelemetry collector that gets a trace of every request over HTTP, as http://127.0.0.1:4318 [default:
+    /// $OTEL_EXPORTER_OTLP_ENDPOINT, else none].
+    #[arg(long, env = "HESPER_OTLP_ENDPOINT", value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
+    otlp_endpoint: Option<String>,
 }
 
 impl Flags {
+    pub fn otlp_endpoint(&self) -> Option<&str> {
+        self.otlp_endpoint.as_deref()
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             lenient: self.lenient,
@@ -117,24 +126,24 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
     let (failed, failures) = mpsc::unbounded_channel();
     let settings = library::Settings {
         device: flags.device.clone(),
-        context: flags.context.clone(),
+        sharing: flags.sharing.sharing(),
         keep_alive: flags.keep_alive,
         max_queue: flags.max_queue as usize,
         // Without its only model a server is of no use.
         failed: single.then(|| failed.clone()),
     };
     // Before anything slow is done.
-    flags.network.apply(&State::new(Settings::default()))?;
+    let credentials = flags.network.credentials()?;
     let library = Arc::new(Library::open(sources, settings)?);
     if !address.ip().is_loopback() && flags.network.is_open() {
         eprintln!("warning: whoever reaches {address} may use this server; --api-key or --api-keys restrict it");
     }
     let loader = Arc::new(Shared(library.clone()));
     let state = State::with_models(flags.settings(), library.entries(single), loader);
-    flags.network.apply(&state)?;
     if let Some(store) = store {
         state.keep_in(store);
     }
+    credentials.give(&state);
     let server = Server { listener, address, state, library, failures, _failed: failed };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(server.until_stopped(&flags.network))?;

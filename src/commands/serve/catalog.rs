@@ -1,10 +1,12 @@
 //! Which models a server has: one file, the files of a folder, or those that a TOML file lists.
 
 use anyhow::{Context, Result, anyhow, bail};
+use hesper::engine::runner::SEQUENCES_MAX;
 use hesper::pull::{State, Store, model_name};
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,13 +24,24 @@ pub struct Source {
     pub file: PathBuf,
     pub aliases: Vec<String>,
     pub ctx: Option<u32>,
+    pub parallel: Option<u32>,
+    pub cache_tokens: Option<u32>,
     pub keep_alive: Option<KeepAlive>,
     pub pinned: bool,
 }
 
 impl Source {
     pub fn new(name: String, file: PathBuf) -> Source {
-        Source { name, file, aliases: Vec::new(), ctx: None, keep_alive: None, pinned: false }
+        Source {
+            name,
+            file,
+            aliases: Vec::new(),
+            ctx: None,
+            parallel: None,
+            cache_tokens: None,
+            keep_alive: None,
+            pinned: false,
+        }
     }
 }
 
@@ -93,6 +106,8 @@ struct Listed {
     #[serde(default)]
     aliases: Vec<String>,
     ctx: Option<u32>,
+    parallel: Option<NonZeroU32>,
+    cache_tokens: Option<NonZeroU32>,
     keep_alive: Option<KeepAlive>,
     #[serde(default)]
     pinned: bool,
@@ -127,6 +142,9 @@ pub fn read(path: &Path) -> Result<Vec<Source>> {
         bail!("{} holds no model; `hesper pull hf://OWNER/REPOSITORY` gets one", path.display());
     }
     check_names(&sources).with_context(|| path.display().to_string())?;
+    if let Some(source) = sources.iter().find(|source| source.parallel.is_some_and(|count| count > SEQUENCES_MAX)) {
+        bail!("{}: parallel of {:?} may be {SEQUENCES_MAX} at most", path.display(), source.name);
+    }
     Ok(sources)
 }
 
@@ -153,6 +171,8 @@ fn parse(text: &str, folder: &Path) -> Result<Vec<Source>> {
             file: folder.join(&listed.file),
             aliases: listed.aliases,
             ctx: listed.ctx,
+            parallel: listed.parallel.map(NonZeroU32::get),
+            cache_tokens: listed.cache_tokens.map(NonZeroU32::get),
             keep_alive: listed.keep_alive,
             pinned: listed.pinned,
         }
@@ -201,7 +221,7 @@ mod tests {
     #[test]
     fn a_list_says_everything_of_a_model() {
         let text = "[[model]]\nfile = \"a/Big-00001-of-00002.gguf\"\n\n[[model]]\nname = \"chat\"\nfile = \"/m/b.gguf\"\n\
-                    aliases = [\"x\"]\nctx = 2048\nkeep_alive = 60\npinned = true\n";
+                    aliases = [\"x\"]\nctx = 2048\nparallel = 4\ncache_tokens = 9000\nkeep_alive = 60\npinned = true\n";
         let sources = parse(text, Path::new("/models")).expect("a list");
         assert_eq!(sources[0], Source::new("Big".to_owned(), "/models/a/Big-00001-of-00002.gguf".into()));
         assert_eq!(
@@ -211,6 +231,8 @@ mod tests {
                 file: "/m/b.gguf".into(),
                 aliases: vec!["x".to_owned()],
                 ctx: Some(2048),
+                parallel: Some(4),
+                cache_tokens: Some(9000),
                 keep_alive: Some(KeepAlive::For(Duration::from_secs(60))),
                 pinned: true,
             }
@@ -255,6 +277,8 @@ mod tests {
         let names = |path: &Path| read(path).expect("models").into_iter().map(|source| source.name).collect::<Vec<_>>();
         assert_eq!(names(folder.path()), ["chat", "a"]);
         assert_eq!(names(&folder.path().join(LIST_FILE)), ["chat"]);
+        put(LIST_FILE, "[[model]]\nfile = \"b.gguf\"\nparallel = 33\n");
+        assert!(format!("{:#}", read(folder.path()).expect_err("too many")).contains("32 at most"));
         put(LIST_FILE, "[[model]]\nname = \"a\"\nfile = \"b.gguf\"\n");
         let error = format!("{:#}", read(folder.path()).expect_err("twice"));
         assert!(error.contains("two models have the name \"a\""), "{error}");

@@ -2,7 +2,7 @@
 //! model fits, loads it, and answers until nobody asks any more.
 
 use super::super::budget;
-use super::super::flags::{ContextFlag, DeviceFlags};
+use super::super::flags::{DeviceFlags, Sharing};
 use super::super::load::{self, Step};
 use super::catalog::{KeepAlive, Source};
 use anyhow::{Context, Result, anyhow, bail};
@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 /// How models are loaded.
 pub struct Settings {
     pub device: DeviceFlags,
-    pub context: ContextFlag,
+    pub sharing: Sharing,
     pub keep_alive: KeepAlive,
     /// Requests that may wait for one model.
     pub max_queue: usize,
@@ -119,11 +119,16 @@ impl Library {
     }
 
     fn plan(&self, source: &Source, gguf: &Gguf, text: &Text, aloud: bool) -> Result<Planned> {
-        let ctx = source.ctx.or(self.settings.context.ctx);
+        let shared = self.settings.sharing;
+        let sharing = Sharing {
+            context_tokens: source.ctx.or(shared.context_tokens),
+            sequences: source.parallel.unwrap_or(shared.sequences),
+            cache_tokens: source.cache_tokens.or(shared.cache_tokens),
+        };
         let mut quiet = io::sink();
         let mut loud = io::stdout();
         let out: &mut dyn io::Write = if aloud { &mut loud } else { &mut quiet };
-        let planned = load::plan(gguf, &self.device, &self.settings.device, ctx, &mut &mut *out)?;
+        let planned = load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut &mut *out)?;
         load::check_vocabulary(gguf, text, &planned)?;
         Ok(planned)
     }
@@ -168,10 +173,12 @@ impl Library {
         Ok((runner, text))
     }
 
-    fn load_source(&self, source: &Source, progress: &Progress) -> Result<(Runner, Text)> {
+    fn load_source(&self, source: &Source, progress: &Progress) -> Result<(Runner, Text, u64)> {
         progress.phase("opening", 0);
         let opened = self.open_model(source)?;
-        self.load_opened(source, opened, progress)
+        let bytes = opened.planned.memory.total_bytes();
+        let (runner, text) = self.load_opened(source, opened, progress)?;
+        Ok((runner, text, bytes))
     }
 
     /// A runner on the device that failed, once more.
@@ -189,8 +196,9 @@ impl Library {
 
     /// An engine's thread, from the model's file to the last request.
     fn work(&self, source: &Source, progress: &Progress, told: &threads::Sender<Result<Loaded>>) -> Result<()> {
-        let (runner, text) = self.load_source(source, progress)?;
+        let (runner, text, bytes) = self.load_source(source, progress)?;
         let (handle, inbox) = queue(self.settings.max_queue);
+        handle.stats().device_bytes.set(bytes);
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let model = ServedModel {
             id: source.name.clone(),
