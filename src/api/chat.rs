@@ -75,7 +75,7 @@ fn prepare(state: &State, service: &Service, owner: KeyName, body: Value) -> Res
     let repeated = repeated(&body);
     let request = ChatRequest::parse(body, service.model.vocabulary, &mut unknown)?;
     let keep = Keep::of(state, owner, &request, repeated);
-    let (job, tokens) = prepare::prompt(service, request)?;
+    let (job, tokens) = prepare::prompt(service, request, &mut unknown)?;
     Ok(Prepared { job, tokens, keep, unknown })
 }
 

@@ -12,6 +12,7 @@ use super::{
     loading::service_of,
     logprobs, prepare, stream,
     stream::{Broken, CHUNKS, Sink},
+    truncate::{self, Cut},
 };
 use axum::{
     Json,
@@ -67,13 +68,21 @@ fn prepare(service: Arc<Service>, body: Value, mut unknown: Unknown) -> Result<(
     let request = CompletionRequest::parse(body, service.model.vocabulary, &mut unknown)?;
     let mut waiting = VecDeque::with_capacity(request.prompts.len());
     for prompt in request.prompts {
-        let (tokens, text) = match prompt {
+        let (mut tokens, mut text) = match prompt {
             Prompt::Text(text) => (service.text.encode_prompt(&text, true), text),
             Prompt::Tokens(tokens) => {
                 let text = if request.echo { service.text.decode(&tokens, true) } else { String::new() };
                 (tokens, text)
             }
         };
+        if let Some(truncate) = request.parameters.truncate {
+            let room = truncate::room(service.model.context_tokens, request.parameters.max_tokens);
+            let cut = Cut { messages: 0, tokens: truncate.tokens(&mut tokens, room) };
+            if let Some(warning) = cut.warning() {
+                unknown.warnings.push(warning);
+                text = if request.echo { service.text.decode(&tokens, true) } else { String::new() };
+            }
+        }
         check_length(tokens.len(), service.model.context_tokens, "prompt")?;
         waiting.push_back(ReadyPrompt { tokens, echo: if request.echo { text } else { String::new() } });
     }

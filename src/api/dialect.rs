@@ -101,7 +101,10 @@ pub fn ready(
     unknown: &mut Unknown,
     names: &[(&str, &str)],
 ) -> Result<Ready, ApiError> {
-    let ready = || prompt(service, ChatRequest::parse(Value::Object(body.0), service.model.vocabulary, unknown)?);
+    let ready = || {
+        let request = ChatRequest::parse(Value::Object(body.0), service.model.vocabulary, unknown)?;
+        prompt(service, request, unknown)
+    };
     let (job, tokens) = ready().map_err(|error| renamed(error, names))?;
     Ok(Ready { job, tokens })
 }

@@ -12,6 +12,8 @@ pub struct Unknown {
     pub lenient: bool,
     /// Paths of the fields that were ignored.
     pub ignored: Vec<String>,
+    /// What the client is to be told of besides.
+    pub warnings: Vec<String>,
 }
 
 /// Most ignored fields that are remembered.

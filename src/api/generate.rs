@@ -9,6 +9,7 @@ use super::{
     fields::shown,
     measures::Outcome,
     parameters::Parameters,
+    slots,
 };
 use crate::engine::{
     queue::Refused,
@@ -115,6 +116,8 @@ pub struct Generation {
     answers: Vec<Option<Answer>>,
     pub usage: Usage,
     clock: Clock,
+    /// Shows it among the requests at work.
+    slot: slots::Entry,
 }
 
 /// Refuses a prompt that leaves no room for an answer. `param` is the field that it came from.
@@ -160,6 +163,7 @@ impl Generation {
             logprobs: job.logprobs,
             constraint: job.constraint.as_ref().map(|constrained| constrained.constraints(&failure)),
             client: caller::client(),
+            reuse_prefix: parameters.reuse_prefix,
             deadline: caller::deadline(),
             ..Request::new(tokens, sender)
         })?;
@@ -169,7 +173,9 @@ impl Generation {
         let outcome = Outcome::Cancelled;
         let constrained = job.constraint.as_ref().map(|constrained| (constrained.field.clone(), failure));
         let clock = Clock::start(service, parameters.choices);
-        Ok(Generation { service: service.clone(), outcome, events, ended, constrained, answers, usage, clock })
+        let slot = service.slots.enter(usage.prompt_tokens, parameters.choices);
+        let service = service.clone();
+        Ok(Generation { service, outcome, events, ended, constrained, answers, usage, clock, slot })
     }
 
     /// As [`Generation::submit`], for a request of which a part is answered: it waits for its place.
@@ -196,6 +202,7 @@ impl Generation {
             };
             let update = match event {
                 Event::Started { cached_tokens } => {
+                    self.slot.started(cached_tokens.into());
                     self.usage.cached_tokens = cached_tokens.into();
                     self.clock.started();
                     None
@@ -231,6 +238,7 @@ impl Generation {
         self.usage.completion_tokens += 1;
         let reasoned = answer.is_reasoning();
         self.clock.token(choice);
+        self.slot.token();
         let (piece, stopped) = answer.push(token);
         self.usage.reasoning_tokens += u64::from(reasoned || answer.is_reasoning());
         let finish = stopped.then(|| answer.reason(FinishReason::Stop));

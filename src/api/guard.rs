@@ -155,8 +155,13 @@ async fn read_up_to(limit: usize, mut body: Body) -> Result<Option<Bytes>, axum:
     Ok((total <= limit).then(|| bytes.into()))
 }
 
-/// Names the fields that a lenient server ignored.
+/// Tells of what was left out of the prompt, and names the fields that a lenient server ignored.
 pub fn warn(unknown: &Unknown, mut response: Response) -> Response {
+    for warning in &unknown.warnings {
+        if let Ok(value) = HeaderValue::try_from(format!("299 hesper \"{warning}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
     if unknown.ignored.is_empty() {
         return response;
     }
@@ -164,7 +169,7 @@ pub fn warn(unknown: &Unknown, mut response: Response) -> Response {
     let names: Vec<String> = unknown.ignored.iter().map(|path| path.chars().map(safe).collect()).collect();
     let text = format!("299 hesper \"unknown fields ignored: {}\"", names.join(", "));
     if let Ok(value) = HeaderValue::try_from(text) {
-        response.headers_mut().insert(header::WARNING, value);
+        response.headers_mut().append(header::WARNING, value);
     }
     response
 }

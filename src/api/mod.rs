@@ -38,11 +38,14 @@ pub mod registry;
 pub mod responses;
 mod room;
 mod serve;
+mod slots;
 mod stored;
 mod stream;
 pub mod tls;
+mod tokens;
 pub mod tool_fields;
 mod trace;
+mod truncate;
 
 pub use serve::serve;
 
@@ -146,6 +149,8 @@ pub struct Service {
     pub model: ServedModel,
     /// What is counted of its requests; stays when the model is unloaded.
     pub measures: Arc<Measures>,
+    /// Requests at work.
+    slots: Arc<slots::Slots>,
     /// Names the build, model and device, which an answer depends on besides its request.
     pub fingerprint: String,
 }
@@ -154,7 +159,7 @@ impl Service {
     pub fn new(engine: Handle, text: Text, model: ServedModel, measures: Arc<Measures>) -> Service {
         let device = model.device.to_string();
         let fingerprint = identifiers::fingerprint(&[env!("CARGO_PKG_VERSION"), &model.id, &device]);
-        Service { engine, text, model, measures, fingerprint }
+        Service { engine, text, model, measures, slots: Arc::default(), fingerprint }
     }
 }
 
@@ -328,6 +333,11 @@ pub fn router(state: State) -> Router {
         .route("/v1/models/load", post(models::load))
         .route("/v1/models/unload", post(models::unload))
         .route("/v1/models/{*id}", get(models::one))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
+        .route("/props", get(tokens::props))
+        .route("/slots", get(slots::handle))
         .route("/health", get(models::health))
         .route("/metrics", get(metrics::handle))
         .route("/version", get(models::version))

@@ -3,6 +3,7 @@
 use super::{
     error::ApiError,
     fields::{Fields, Unknown, as_integer, kind, shown, wrong_type},
+    truncate::Truncate,
 };
 use crate::engine::request::{MAX_LOGIT_BIAS, SamplingParameters};
 use serde_json::{Map, Value, json};
@@ -35,6 +36,10 @@ pub struct Parameters {
     pub include_usage: bool,
     /// Strings by which a client finds what it stored.
     pub metadata: Map<String, Value>,
+    /// Whether what earlier prompts have left in the cache may be used. It changes the time an answer takes, not its tokens.
+    pub reuse_prefix: bool,
+    /// What goes of a prompt that is too long; `None`: it is refused.
+    pub truncate: Option<Truncate>,
 }
 
 impl Parameters {
@@ -54,6 +59,8 @@ impl Parameters {
             stream,
             include_usage,
             metadata: metadata(fields)?,
+            reuse_prefix: fields.boolean("cache_prompt")?.unwrap_or(true),
+            truncate: fields.choice("truncate", &Truncate::NAMES)?.map(Truncate::named),
         })
     }
 }
@@ -64,8 +71,6 @@ fn no_effect(fields: &mut Fields) -> Result<(), ApiError> {
         fields.string(name)?;
     }
     fields.map("prediction")?;
-    // Whether the prompt is looked up in the cache changes the time an answer takes, not its tokens.
-    fields.boolean("cache_prompt")?;
     Ok(())
 }
 

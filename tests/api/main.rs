@@ -14,3 +14,5 @@ mod responses;
 mod several;
 mod sockets;
 mod stored;
+mod tokens;
+mod truncated;

@@ -86,7 +86,8 @@ pub fn translate(body: Value, before: Messages, unknown: &mut Unknown) -> Result
         options.neutral("include_obfuscation", &[json!(false)])?;
         options.finish(unknown)?;
     }
-    fields.neutral("truncation", &[json!("disabled")])?;
+    let truncation = fields.choice("truncation", &["auto", "disabled"])?;
+    chat.set("truncate", (truncation == Some("auto")).then(|| json!("middle")));
     fields.finish(unknown)?;
     Ok(Translated { chat, input, store, logprobs, metadata, repeated })
 }
