@@ -69,6 +69,9 @@ pub struct Flags {
     /// Ignore unknown fields of requests, with a warning header, instead of refusing them.
     #[arg(long, env = "HESPER_LENIENT", value_parser = BoolishValueParser::new())]
     lenient: bool,
+    /// Leave out the chat page at / and the API's description at /docs.
+    #[arg(long, env = "HESPER_NO_PAGE", value_parser = BoolishValueParser::new())]
+    no_page: bool,
     /// How long answers under way may take to finish after Ctrl-C or SIGTERM.
     #[arg(long, env = "HESPER_DRAIN_SECONDS", default_value = "30", value_name = "SECONDS")]
     drain_seconds: u32,
@@ -89,6 +92,7 @@ impl Flags {
     fn settings(&self) -> Settings {
         Settings {
             lenient: self.lenient,
+            page: !self.no_page,
             log_prompts: self.log_prompts,
             drain_limit: Duration::from_secs(self.drain_seconds.into()),
             load_waiters: self.max_queue as usize,
