@@ -20,7 +20,7 @@ mod truth;
 
 use std::collections::BTreeMap;
 use utoipa::{
-    PartialSchema, ToSchema,
+    ToSchema,
     openapi::{
         Components, ComponentsBuilder, Content, HttpMethod, Info, OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref,
         RefOr, Required, ResponseBuilder, Schema, Type,

@@ -131,8 +131,9 @@ pub struct GenerationFields {
 }
 
 pub fn metadata() -> Object {
-    let required = required_metadata();
-    Object { schema_type: SchemaType::from_iter([Type::Object, Type::Null]), ..required }
+    let mut metadata = required_metadata();
+    metadata.schema_type = SchemaType::from_iter([Type::Object, Type::Null]);
+    metadata
 }
 
 pub fn required_metadata() -> Object {
