@@ -151,6 +151,8 @@ pub struct Answer {
     reasoning: Option<ReasoningParser>,
     reasoning_shown: bool,
     stops: StopStrings,
+    /// The stop string that ended the answer, as an index into those given.
+    pub stopped_at: Option<usize>,
     tools: Option<ToolCallParser>,
     short_ids: bool,
     parallel: bool,
@@ -177,6 +179,7 @@ impl Answer {
             reasoning: reading.reasoning.map(|reading| ReasoningParser::new(reading.tags, reading.start)),
             reasoning_shown: reading.reasoning.is_some_and(|reading| reading.shown),
             stops: StopStrings::new(stop),
+            stopped_at: None,
             tools: tools.map(|reading| ToolCallParser::new(reading.format, reading.names.clone())),
             short_ids: tools.is_some_and(|reading| reading.format.short_ids()),
             parallel: tools.is_none_or(|reading| reading.parallel),
@@ -270,6 +273,7 @@ impl Answer {
         self.offered += text.len();
         let passed = self.stops.push(text);
         self.pass(&passed.text, piece);
+        self.stopped_at = self.stopped_at.or(passed.stopped);
         passed.stopped.is_some() || (self.called && !self.parallel)
     }
 

@@ -3,14 +3,18 @@
 use super::{
     Service, State,
     answer::{Call, CallBegin, Finish, Piece, Whole},
+    caller::KeyName,
     chat_request::ChatRequest,
     error::ApiError,
     fields::Unknown,
-    generate::{Generation, Job, Update, Usage, check_length, service_for},
+    generate::{Generation, Job, Update, Usage},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
-    logprobs, prepare, stream,
-    stream::{Broken, Sink},
+    loading::service_of,
+    logprobs, prepare,
+    stored::{Keep, repeated},
+    stream,
+    stream::{Broken, CHUNKS, Sink},
 };
 use axum::{
     Json,
@@ -33,13 +37,14 @@ struct Envelope {
 
 pub async fn handle(
     extract::State(state): extract::State<State>,
+    owner: KeyName,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    state.loaded()?;
     let body = read_json(&state, &headers, body).await?;
-    let shared = state.clone();
-    let (service, job, tokens, unknown) = state.prepare(move || prepare(&shared, body)).await?;
+    let service = service_of(&state, &body).await?;
+    let (shared, asked) = (state.clone(), service.clone());
+    let Prepared { job, tokens, keep, unknown } = state.prepare(move || prepare(&shared, &asked, owner, body)).await?;
     let generation = Generation::submit(&service, &job, tokens, 0)?;
     let envelope = Envelope {
         service,
@@ -50,23 +55,28 @@ pub async fn handle(
     };
     let response = if job.parameters.stream {
         let choices = job.parameters.choices;
-        stream::respond(state.settings(), |sink| send(sink, envelope, generation, choices))
+        stream::respond(state.settings(), CHUNKS, |sink| send(sink, envelope, generation, choices, keep))
     } else {
-        Json(collect(envelope, generation, job.parameters.choices).await?).into_response()
+        Json(collect(envelope, generation, job.parameters.choices, keep).await?).into_response()
     };
     Ok(warn(&unknown, response))
 }
 
-fn prepare(state: &State, body: Value) -> Result<(Arc<Service>, Job, Vec<u32>, Unknown), ApiError> {
-    let service = service_for(state, None)?;
-    let mut unknown = Unknown { lenient: state.settings().lenient, ..Unknown::default() };
+/// A checked request, ready for the queue.
+struct Prepared {
+    job: Job,
+    tokens: Vec<u32>,
+    keep: Option<Keep>,
+    unknown: Unknown,
+}
+
+fn prepare(state: &State, service: &Service, owner: KeyName, body: Value) -> Result<Prepared, ApiError> {
+    let mut unknown = state.unknown();
+    let repeated = repeated(&body);
     let request = ChatRequest::parse(body, service.model.vocabulary, &mut unknown)?;
-    service_for(state, request.parameters.model.as_deref())?;
-    let prompt = prepare::render(&service.text, &request)?;
-    let tokens = service.text.encode_chat(&prompt);
-    check_length(tokens.len(), service.model.context_tokens, "messages")?;
-    let job = prepare::job(&service, request, &prompt)?;
-    Ok((service, job, tokens, unknown))
+    let keep = Keep::of(state, owner, &request, repeated);
+    let (job, tokens) = prepare::prompt(service, request, &mut unknown)?;
+    Ok(Prepared { job, tokens, keep, unknown })
 }
 
 fn choice(whole: &Whole, index: usize, envelope: &Envelope) -> Value {
@@ -83,24 +93,37 @@ fn choice(whole: &Whole, index: usize, envelope: &Envelope) -> Value {
     json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
 }
 
-async fn collect(envelope: Envelope, mut generation: Generation, choices: u32) -> Result<Value, ApiError> {
+async fn collect(
+    envelope: Envelope,
+    mut generation: Generation,
+    choices: u32,
+    keep: Option<Keep>,
+) -> Result<Value, ApiError> {
     let mut wholes: Vec<Whole> = (0..choices).map(|_| Whole::default()).collect();
     while let Some(update) = generation.next().await? {
         wholes[update.choice as usize].add(update.piece, update.finish);
     }
-    let choices: Vec<Value> = wholes.iter().enumerate().map(|(index, whole)| choice(whole, index, &envelope)).collect();
-    Ok(json!({
-        "id": envelope.id,
-        "object": "chat.completion",
-        "created": envelope.created_s,
-        "model": envelope.service.model.id,
-        "choices": choices,
-        "usage": generation.usage.to_json(),
-        "system_fingerprint": envelope.service.fingerprint,
-    }))
+    let completion = envelope.completion(&wholes, generation.usage);
+    if let Some(keep) = keep {
+        keep.keep(&completion).await?;
+    }
+    Ok(completion)
 }
 
 impl Envelope {
+    fn completion(&self, choices: &[Whole], usage: Usage) -> Value {
+        let choices: Vec<Value> = choices.iter().enumerate().map(|(index, whole)| choice(whole, index, self)).collect();
+        json!({
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created_s,
+            "model": self.service.model.id,
+            "choices": choices,
+            "usage": usage.to_json(),
+            "system_fingerprint": self.service.fingerprint,
+        })
+    }
+
     fn chunk(&self, choices: Value, usage: Option<Usage>) -> Value {
         let mut chunk = json!({
             "id": self.id,
@@ -124,7 +147,7 @@ impl Envelope {
 
     /// The chunks that tell of an update: text, then calls, then the answer's end.
     fn update(&self, update: &Update) -> Vec<Value> {
-        let Update { choice, piece, finish } = update;
+        let Update { choice, piece, finish, .. } = update;
         let mut logprobs =
             (self.logprobs && !piece.logprobs.is_empty()).then(|| logprobs::chat(&self.service.text, &piece.logprobs));
         let mut chunks = Vec::new();
@@ -160,7 +183,14 @@ fn deltas(piece: &Piece) -> Vec<Value> {
     reasoning.into_iter().chain(text).chain(calls).collect()
 }
 
-async fn send(sink: Sink, envelope: Envelope, mut generation: Generation, choices: u32) -> Result<Sink, Broken> {
+async fn send(
+    sink: Sink,
+    envelope: Envelope,
+    mut generation: Generation,
+    choices: u32,
+    keep: Option<Keep>,
+) -> Result<Sink, Broken> {
+    let mut wholes: Vec<Whole> = (0..choices).map(|_| Whole::default()).collect();
     for index in 0..choices {
         let role = json!({"role": "assistant", "content": "", "refusal": null});
         sink.send(&envelope.choice(index, role, None, None)).await?;
@@ -169,6 +199,12 @@ async fn send(sink: Sink, envelope: Envelope, mut generation: Generation, choice
         for chunk in envelope.update(&update) {
             sink.send(&chunk).await?;
         }
+        if keep.is_some() {
+            wholes[update.choice as usize].add(update.piece, update.finish);
+        }
+    }
+    if let Some(keep) = keep {
+        keep.keep(&envelope.completion(&wholes, generation.usage)).await?;
     }
     if envelope.include_usage {
         sink.send(&envelope.chunk(json!([]), Some(generation.usage))).await?;

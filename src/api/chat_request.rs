@@ -25,6 +25,8 @@ pub struct ChatRequest {
     pub template_arguments: Map<String, Value>,
     /// `Some(k)`: log-probabilities with `k` alternatives.
     pub logprobs: Option<u8>,
+    /// Keep the completion.
+    pub store: bool,
     pub parameters: Parameters,
 }
 
@@ -40,8 +42,9 @@ impl ChatRequest {
         let mut template_arguments = fields.map("chat_template_kwargs")?.unwrap_or_default();
         let reasoning = ReasoningOptions::take(&mut fields, &mut template_arguments, unknown)?;
         let logprobs = logprobs(&mut fields)?;
+        let store = fields.boolean("store")?.unwrap_or(false);
         fields.finish(unknown)?;
-        Ok(ChatRequest { messages, tools, output, reasoning, template_arguments, logprobs, parameters })
+        Ok(ChatRequest { messages, tools, output, reasoning, template_arguments, logprobs, store, parameters })
     }
 }
 

@@ -53,6 +53,7 @@ impl CompletionRequest {
             return Err(ApiError::unsupported("echo", message));
         }
         fields.neutral("suffix", &[json!("")])?;
+        fields.neutral("store", &[json!(false)])?;
         if let Some(best_of) = fields.integer("best_of", 1..=128)?
             && best_of != i64::from(parameters.choices)
         {

@@ -6,11 +6,13 @@ use super::{
     completion_request::{CompletionRequest, Prompt},
     error::ApiError,
     fields::Unknown,
-    generate::{Generation, Job, Usage, check_length, service_for},
+    generate::{Generation, Job, Usage, check_length},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
+    loading::service_of,
     logprobs, prepare, stream,
-    stream::{Broken, Sink},
+    stream::{Broken, CHUNKS, Sink},
+    truncate::{self, Cut},
 };
 use axum::{
     Json,
@@ -46,36 +48,41 @@ pub async fn handle(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    state.loaded()?;
     let body = read_json(&state, &headers, body).await?;
-    let shared = state.clone();
-    let (mut work, unknown) = state.prepare(move || prepare(&shared, body)).await?;
+    let service = service_of(&state, &body).await?;
+    let unknown = state.unknown();
+    let (mut work, unknown) = state.prepare(move || prepare(service, body, unknown)).await?;
     let Some(first) = work.waiting.pop_front() else {
         return Err(ApiError::internal("no prompt was prepared"));
     };
     let generation = Generation::submit(&work.service, &work.job, first.tokens, 0)?;
     let response = if work.job.parameters.stream {
-        stream::respond(state.settings(), |sink| send(sink, work, generation, first.echo))
+        stream::respond(state.settings(), CHUNKS, |sink| send(sink, work, generation, first.echo))
     } else {
         Json(collect(work, generation, first.echo).await?).into_response()
     };
     Ok(warn(&unknown, response))
 }
 
-fn prepare(state: &State, body: Value) -> Result<(Work, Unknown), ApiError> {
-    let service = service_for(state, None)?;
-    let mut unknown = Unknown { lenient: state.settings().lenient, ..Unknown::default() };
+fn prepare(service: Arc<Service>, body: Value, mut unknown: Unknown) -> Result<(Work, Unknown), ApiError> {
     let request = CompletionRequest::parse(body, service.model.vocabulary, &mut unknown)?;
-    service_for(state, request.parameters.model.as_deref())?;
     let mut waiting = VecDeque::with_capacity(request.prompts.len());
     for prompt in request.prompts {
-        let (tokens, text) = match prompt {
+        let (mut tokens, mut text) = match prompt {
             Prompt::Text(text) => (service.text.encode_prompt(&text, true), text),
             Prompt::Tokens(tokens) => {
                 let text = if request.echo { service.text.decode(&tokens, true) } else { String::new() };
                 (tokens, text)
             }
         };
+        if let Some(truncate) = request.parameters.truncate {
+            let room = truncate::room(service.model.context_tokens, request.parameters.max_tokens);
+            let cut = Cut { messages: 0, tokens: truncate.tokens(&mut tokens, room) };
+            if let Some(warning) = cut.warning() {
+                unknown.warnings.push(warning);
+                text = if request.echo { service.text.decode(&tokens, true) } else { String::new() };
+            }
+        }
         check_length(tokens.len(), service.model.context_tokens, "prompt")?;
         waiting.push_back(ReadyPrompt { tokens, echo: if request.echo { text } else { String::new() } });
     }

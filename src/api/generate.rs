@@ -1,13 +1,15 @@
 //! From a checked request to its answers: the queue, the events, the count of tokens.
 
 use super::{
-    Service, State,
+    Service,
     answer::{Answer, Finish, Piece, Reading},
+    caller,
+    clock::Clock,
     error::ApiError,
     fields::shown,
-    metrics::Outcome,
-    models::not_served,
+    measures::Outcome,
     parameters::Parameters,
+    slots,
 };
 use crate::engine::{
     queue::Refused,
@@ -97,6 +99,8 @@ pub struct Update {
     pub choice: u32,
     pub piece: Piece,
     pub finish: Option<Finish>,
+    /// The stop string that ended it, as an index into the request's.
+    pub stopped_at: Option<usize>,
 }
 
 /// A request in the queue or at work. Dropping it cancels what remains.
@@ -111,18 +115,9 @@ pub struct Generation {
     /// `None` once complete.
     answers: Vec<Option<Answer>>,
     pub usage: Usage,
-}
-
-/// The service, if it can answer for the model that a request names.
-pub fn service_for(state: &State, model: Option<&str>) -> Result<Arc<Service>, ApiError> {
-    let service = state.loaded()?;
-    if service.engine.is_stopped() {
-        return Err(Refused::Stopped.into());
-    }
-    match model {
-        Some(name) if name != service.model.id => Err(not_served(name, &service.model)),
-        _ => Ok(service),
-    }
+    clock: Clock,
+    /// Shows it among the requests at work.
+    slot: slots::Entry,
 }
 
 /// Refuses a prompt that leaves no room for an answer. `param` is the field that it came from.
@@ -142,7 +137,8 @@ pub fn check_length(tokens: usize, context: u32, param: &str) -> Result<(), ApiE
 impl Generation {
     /// Queues a prompt of a checked length, or says at once why it cannot. `offset` is added to the seed.
     pub fn submit(service: &Arc<Service>, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
-        Generation::queue(service, job, tokens, offset).inspect_err(|_| service.outcomes.count(Outcome::Refused))
+        Generation::queue(service, job, tokens, offset)
+            .inspect_err(|_| service.measures.outcomes.count(Outcome::Refused))
     }
 
     fn queue(service: &Arc<Service>, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
@@ -166,6 +162,9 @@ impl Generation {
             stop_tokens,
             logprobs: job.logprobs,
             constraint: job.constraint.as_ref().map(|constrained| constrained.constraints(&failure)),
+            client: caller::client(),
+            reuse_prefix: parameters.reuse_prefix,
+            deadline: caller::deadline(),
             ..Request::new(tokens, sender)
         })?;
         let answer = |_| Some(Answer::new(&service.text, &parameters.stop, &job.reading));
@@ -173,7 +172,10 @@ impl Generation {
         // What is dropped before its end was cancelled.
         let outcome = Outcome::Cancelled;
         let constrained = job.constraint.as_ref().map(|constrained| (constrained.field.clone(), failure));
-        Ok(Generation { service: service.clone(), outcome, events, ended, constrained, answers, usage })
+        let clock = Clock::start(service, parameters.choices);
+        let slot = service.slots.enter(usage.prompt_tokens, parameters.choices);
+        let service = service.clone();
+        Ok(Generation { service, outcome, events, ended, constrained, answers, usage, clock, slot })
     }
 
     /// As [`Generation::submit`], for a request of which a part is answered: it waits for its place.
@@ -186,7 +188,7 @@ impl Generation {
         loop {
             match Generation::queue(service, job, tokens.clone(), offset) {
                 Err(Refused::Full { .. } | Refused::Restarting { .. }) => tokio::time::sleep(QUEUE_PAUSE).await,
-                other => return Ok(other.inspect_err(|_| service.outcomes.count(Outcome::Refused))?),
+                other => return Ok(other.inspect_err(|_| service.measures.outcomes.count(Outcome::Refused))?),
             }
         }
     }
@@ -200,14 +202,16 @@ impl Generation {
             };
             let update = match event {
                 Event::Started { cached_tokens } => {
+                    self.slot.started(cached_tokens.into());
                     self.usage.cached_tokens = cached_tokens.into();
+                    self.clock.started();
                     None
                 }
                 Event::Token { choice, token } => self.token(choice, token),
                 Event::Finished { choice, reason } => self.finished(choice, reason),
                 Event::TimedOut => {
-                    self.outcome = Outcome::Failed;
-                    return Err(timed_out());
+                    self.outcome = Outcome::TimedOut;
+                    return Err(caller::timed_out());
                 }
                 Event::Failed(message) => {
                     self.outcome = Outcome::Failed;
@@ -233,32 +237,35 @@ impl Generation {
         let answer = slot.as_mut()?;
         self.usage.completion_tokens += 1;
         let reasoned = answer.is_reasoning();
+        self.clock.token(choice);
+        self.slot.token();
         let (piece, stopped) = answer.push(token);
         self.usage.reasoning_tokens += u64::from(reasoned || answer.is_reasoning());
         let finish = stopped.then(|| answer.reason(FinishReason::Stop));
+        let stopped_at = answer.stopped_at;
+        if let Some(finish) = finish {
+            self.clock.finished(finish.name());
+        }
         if stopped {
             self.ended.end(choice);
             *slot = None;
         }
-        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish })
+        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish, stopped_at })
     }
 
     fn finished(&mut self, choice: u32, reason: FinishReason) -> Option<Update> {
         let mut answer = self.answers.get_mut(choice as usize)?.take()?;
         let (piece, finish) = answer.finish(reason);
-        Some(Update { choice, piece, finish: Some(finish) })
+        self.clock.finished(finish.name());
+        Some(Update { choice, piece, finish: Some(finish), stopped_at: answer.stopped_at })
     }
 }
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.service.outcomes.count(self.outcome);
+        self.service.measures.outcomes.count(self.outcome);
+        self.clock.end(self.outcome, self.usage);
     }
-}
-
-fn timed_out() -> ApiError {
-    let message = "the answer was not complete at the request's deadline";
-    ApiError::new(StatusCode::GATEWAY_TIMEOUT, message).code("deadline_exceeded")
 }
 
 /// A grammar that cannot be followed at the place where the answer stands: the client's, not the engine's fault.

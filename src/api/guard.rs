@@ -1,6 +1,13 @@
 //! What every request passes: its id, its key, its body's limits, and errors for what no route takes.
 
-use super::{State, error::ApiError, fields::Unknown, identifiers::identifier, json};
+use super::{
+    State, anthropic,
+    caller::{self, Peer, Record, Recorded},
+    error::ApiError,
+    fields::Unknown,
+    identifiers::identifier,
+    json, trace,
+};
 use axum::{
     body::{Body, Bytes},
     extract::{self, Request},
@@ -10,7 +17,7 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use serde_json::Value;
-use std::{any::Any, time::Instant};
+use std::{any::Any, sync::Arc};
 
 const REQUEST_ID: &str = "x-request-id";
 const MAX_REQUEST_ID: usize = 128;
@@ -18,54 +25,58 @@ const MAX_REQUEST_ID: usize = 128;
 /// How many times the body limit is read, and thrown away, before the connection is cut.
 const DISCARD_FACTOR: usize = 8;
 
-/// Answers with the client's `x-request-id`, or one made here, and logs the answer's status. What clients send stays
-/// out of the log.
+/// Answers with the client's `x-request-id`, or one made here, and keeps the request's record, which is logged when its
+/// answer is sent. What clients send stays out of the log.
 pub async fn identify(request: Request, next: Next) -> Response {
-    let sent = request.headers().get(REQUEST_ID).filter(|id| {
+    let sent = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| {
         let bytes = id.as_bytes();
         !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(u8::is_ascii_graphic)
     });
-    let id = sent.cloned().or_else(|| HeaderValue::try_from(identifier("req_")).ok());
-    let (method, path, begin) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
-    let mut response = next.run(request).await;
-    if let Some(id) = id {
-        let (status, ms) = (response.status().as_u16(), begin.elapsed().as_millis() as u64);
-        tracing::info!(?id, %method, path, status, ms, "answered");
+    let id = sent.map_or_else(|| identifier("req_"), str::to_owned);
+    let span = trace::begin(&id, &request);
+    let record = Arc::new(Record::new(id.clone(), request.method().clone(), request.uri().path().to_owned(), span));
+    let anthropic = anthropic::is_path(request.uri().path());
+    let mut response = caller::within(record.clone(), next.run(request)).await;
+    record.figures().status = Some(response.status().as_u16());
+    if let Ok(id) = HeaderValue::try_from(id) {
+        if anthropic {
+            response = anthropic::dress(response, &id);
+        }
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    response
+    response.map(|body| Body::new(Recorded { body, _record: record }))
 }
 
-/// Refuses a request without one of the keys, if there are keys.
+/// Refuses a request without one of the keys, if there are keys, and settles who asks and until when.
 pub async fn authorize(extract::State(state): extract::State<State>, request: Request, next: Next) -> Response {
-    let keys = &state.settings().api_keys;
-    if keys.is_empty() || matches!(request.uri().path(), "/health" | "/metrics" | "/version") {
-        return next.run(request).await;
+    let keys = state.keys();
+    let open = keys.is_empty() || matches!(request.uri().path(), "/health" | "/metrics" | "/version");
+    let name = given_key(request.headers()).and_then(|key| keys.name_of(key.as_bytes()));
+    if name.is_none() && !open {
+        let message = match given_key(request.headers()) {
+            Some(_) => "the API key is not one of this server's",
+            None => "send an API key: `Authorization: Bearer KEY`, or `x-api-key: KEY`",
+        };
+        let mut response = ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key").into_response();
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return response;
     }
-    let message = match bearer(request.headers()) {
-        Some(given) if accepted(given.as_bytes(), keys) => return next.run(request).await,
-        Some(_) => "the API key is not one of this server's",
-        None => "send an API key: `Authorization: Bearer KEY`",
-    };
-    let mut response = ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key").into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    if let Some(record) = caller::current()
+        && let Err(error) = record.admit(state.settings(), name, peer, request.headers())
+    {
+        return error.into_response();
+    }
+    next.run(request).await
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, key) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
-}
-
-/// Compares with every key, each in a time that depends on the lengths alone.
-fn accepted(given: &[u8], keys: &[String]) -> bool {
-    let equal = |key: &String| {
-        let key = key.as_bytes();
-        let difference = given.iter().zip(key).fold(0u8, |all, (a, b)| std::hint::black_box(all | (a ^ b)));
-        (difference == 0) & (given.len() == key.len())
-    };
-    keys.iter().fold(false, |any, key| any | equal(key))
+/// A bearer token, or the header that Anthropic's clients send.
+fn given_key(headers: &HeaderMap) -> Option<&str> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then_some(key.trim());
+    }
+    headers.get("x-api-key")?.to_str().ok().map(str::trim)
 }
 
 pub async fn no_such_path(uri: Uri) -> ApiError {
@@ -95,7 +106,12 @@ pub async fn read_json(state: &State, headers: &HeaderMap, body: Body) -> Result
             return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message).code("unsupported_media_type"));
         }
     }
-    json::parse(&read(state, headers, body).await?)
+    let bytes = read(state, headers, body).await?;
+    if state.settings().log_prompts {
+        let id = caller::current().map_or_else(String::new, |record| record.id.clone());
+        tracing::info!(target: "hesper::prompt", id, body = %String::from_utf8_lossy(&bytes), "asked");
+    }
+    json::parse(&bytes)
 }
 
 async fn read(state: &State, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
@@ -139,8 +155,13 @@ async fn read_up_to(limit: usize, mut body: Body) -> Result<Option<Bytes>, axum:
     Ok((total <= limit).then(|| bytes.into()))
 }
 
-/// Names the fields that a lenient server ignored.
+/// Tells of what was left out of the prompt, and names the fields that a lenient server ignored.
 pub fn warn(unknown: &Unknown, mut response: Response) -> Response {
+    for warning in &unknown.warnings {
+        if let Ok(value) = HeaderValue::try_from(format!("299 hesper \"{warning}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
     if unknown.ignored.is_empty() {
         return response;
     }
@@ -148,20 +169,7 @@ pub fn warn(unknown: &Unknown, mut response: Response) -> Response {
     let names: Vec<String> = unknown.ignored.iter().map(|path| path.chars().map(safe).collect()).collect();
     let text = format!("299 hesper \"unknown fields ignored: {}\"", names.join(", "));
     if let Ok(value) = HeaderValue::try_from(text) {
-        response.headers_mut().insert(header::WARNING, value);
+        response.headers_mut().append(header::WARNING, value);
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_equal_only_as_a_whole() {
-        let keys = ["alpha".to_owned(), "beta".to_owned()];
-        for (given, expected) in [("alpha", true), ("beta", true), ("alph", false), ("alphabet", false), ("", false)] {
-            assert_eq!(accepted(given.as_bytes(), &keys), expected, "{given}");
-        }
-    }
 }

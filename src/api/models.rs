@@ -1,45 +1,130 @@
 //! What is served and how it is: models, health, version.
 
-use super::{State, error::ApiError, fields::shown};
-use crate::engine::{queue::Handle, request::ServedModel};
+use super::{
+    State,
+    error::ApiError,
+    fields::Fields,
+    guard::{read_json, warn},
+    loading::service_for,
+    registry::{Loading, Model, Slot},
+};
+use crate::engine::{queue::Handle, request::DeviceLabel};
 use axum::{
     Json,
+    body::Body,
     extract::{self, Path},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
+use std::time::Duration;
 
-fn description(model: &ServedModel) -> Value {
-    json!({
-        "id": model.id,
+/// How long a model that is to be unloaded may be held by what only looks at it.
+const UNLOAD_PATIENCE: Duration = Duration::from_millis(500);
+const UNLOAD_PAUSE: Duration = Duration::from_millis(10);
+
+fn description(model: &Model) -> Value {
+    let mut status = json!({"value": model.status()});
+    if let Slot::Loading(loading) = &model.slot {
+        status["progress"] = progress(loading);
+    }
+    if let Some(failure) = &model.failure {
+        status["error"] = json!(failure);
+    }
+    let served = model.service().map(|service| &service.model);
+    let mut value = json!({
+        "id": model.entry.id,
         "object": "model",
-        "created": model.created_s,
+        "created": served.map_or(model.entry.created_s, |served| served.created_s),
         "owned_by": "hesper",
-        "context_length": model.context_tokens,
-    })
+    });
+    // Known once it is loaded.
+    if let Some(served) = served {
+        value["context_length"] = json!(served.context_tokens);
+    }
+    value["aliases"] = json!(model.entry.aliases);
+    value["status"] = status;
+    value
 }
 
-/// 404 for a model that is not the one served.
-pub fn not_served(name: &str, model: &ServedModel) -> ApiError {
-    let message = format!("the model {:?} is not served here; {:?} is", shown(name), model.id);
-    ApiError { status: StatusCode::NOT_FOUND, ..ApiError::field("model", message).code("model_not_found") }
+fn progress(loading: &Loading) -> Value {
+    let (phase, done_bytes, total_bytes) = loading.progress.now();
+    json!({"phase": phase, "done_bytes": done_bytes, "total_bytes": total_bytes})
 }
 
 pub async fn list(extract::State(state): extract::State<State>) -> Result<Json<Value>, ApiError> {
-    let service = state.loaded()?;
-    Ok(Json(json!({"object": "list", "data": [description(&service.model)]})))
+    if state.is_starting() {
+        return Err(ApiError::loading());
+    }
+    let data: Vec<Value> = state.registry().models().iter().map(description).collect();
+    Ok(Json(json!({"object": "list", "data": data})))
 }
 
 pub async fn one(
     extract::State(state): extract::State<State>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let service = state.loaded()?;
-    if id != service.model.id {
-        return Err(not_served(&id, &service.model));
+    if state.is_starting() {
+        return Err(ApiError::loading());
     }
-    Ok(Json(description(&service.model)))
+    let index = state.registry().find(Some(&id))?;
+    Ok(Json(description(&state.registry().models()[index])))
+}
+
+/// `POST /v1/models/load`: answers when the model is loaded.
+pub async fn load(
+    extract::State(state): extract::State<State>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (name, warned) = named(&state, &headers, body).await?;
+    service_for(&state, Some(&name)).await?;
+    described(&state, &name).map(warned)
+}
+
+/// `POST /v1/models/unload`: frees the memory of a model that nobody uses, or gives up loading it.
+pub async fn unload(
+    extract::State(state): extract::State<State>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (name, warned) = named(&state, &headers, body).await?;
+    let index = state.registry().find(Some(&name))?;
+    if state.registry().models()[index].entry.pinned {
+        return Err(conflict(&name, "is pinned: it stays loaded for as long as the server runs", "model_pinned"));
+    }
+    let until = tokio::time::Instant::now() + UNLOAD_PATIENCE;
+    while !state.registry().unload(index) {
+        if tokio::time::Instant::now() >= until {
+            return Err(conflict(&name, "is answering requests; unload it when they are done", "model_in_use"));
+        }
+        tokio::time::sleep(UNLOAD_PAUSE).await;
+    }
+    described(&state, &name).map(warned)
+}
+
+fn conflict(name: &str, why: &str, code: &'static str) -> ApiError {
+    let message = format!("the model {:?} {why}", super::fields::shown(name));
+    ApiError { status: StatusCode::CONFLICT, ..ApiError::field("model", message) }.code(code)
+}
+
+/// The model that a body of only that names, and what names the fields that were ignored.
+async fn named(
+    state: &State,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(String, impl FnOnce(Response) -> Response), ApiError> {
+    let mut fields = Fields::of(read_json(state, headers, body).await?, "")?;
+    let mut unknown = state.unknown();
+    let name = fields.string("model")?;
+    let name = fields.require("model", name)?;
+    fields.finish(&mut unknown)?;
+    Ok((name, move |response| warn(&unknown, response)))
+}
+
+fn described(state: &State, name: &str) -> Result<Response, ApiError> {
+    let index = state.registry().find(Some(name))?;
+    Ok(Json(description(&state.registry().models()[index])).into_response())
 }
 
 /// The one condition in which a request sent now would be queued.
@@ -58,25 +143,55 @@ pub fn condition(engine: &Handle) -> &'static str {
     }
 }
 
-/// 200 only when a request sent now would be queued.
+/// How the server is, in a word: as the first model that has to be there and is not well.
+pub fn overall(state: &State) -> &'static str {
+    if state.is_starting() {
+        return "loading";
+    }
+    let models = state.registry().models();
+    let needed = models.iter().filter(|model| model.entry.pinned).filter_map(Model::service);
+    let unwell = needed.map(|service| condition(&service.engine)).find(|word| *word != READY);
+    unwell.unwrap_or(if state.registry().is_draining() { "draining" } else { READY })
+}
+
+/// 200 only when a request sent now would be queued, or would have its model loaded.
 pub async fn health(extract::State(state): extract::State<State>) -> Response {
-    let Some(service) = state.service() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "loading"}))).into_response();
-    };
-    let word = condition(&service.engine);
+    let word = overall(&state);
     let status = if word == READY { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let model = &service.model;
-    let body = json!({
-        "status": word,
-        "device": {
-            "name": model.device.name,
-            "driver": model.device.driver,
-            "software": model.device.software,
-        },
-        "model": {"id": model.id, "context_tokens": model.context_tokens, "vocabulary": model.vocabulary},
-        "queue": {"waiting": service.engine.waiting(), "running": service.engine.running()},
+    let models = state.registry().models();
+    let mut body = json!({"status": word});
+    let loading = models.iter().find_map(|model| match &model.slot {
+        Slot::Loading(loading) => Some(loading),
+        _ => None,
     });
+    if let Some(loading) = loading {
+        body["progress"] = progress(loading);
+    }
+    let services = || models.iter().filter_map(Model::service);
+    let device = services().next().map(|service| service.model.device.clone());
+    if let Some(device) = device.or_else(|| Some(state.loader()?.device())) {
+        body["device"] = shown_device(&device);
+    }
+    if let [model] = &models[..] {
+        if let Some(service) = model.service() {
+            let served = &service.model;
+            body["model"] =
+                json!({"id": served.id, "context_tokens": served.context_tokens, "vocabulary": served.vocabulary});
+        }
+    }
+    if models.len() > 1 {
+        let list = models.iter().map(|model| json!({"id": model.entry.id, "status": model.status()}));
+        body["models"] = list.collect();
+    }
+    if services().next().is_some() {
+        let sum = |count: fn(&Handle) -> usize| services().map(|service| count(&service.engine)).sum::<usize>();
+        body["queue"] = json!({"waiting": sum(Handle::waiting), "running": sum(Handle::running)});
+    }
     (status, Json(body)).into_response()
+}
+
+fn shown_device(device: &DeviceLabel) -> Value {
+    json!({"name": device.name, "driver": device.driver, "software": device.software})
 }
 
 pub async fn version() -> Json<Value> {

@@ -6,22 +6,43 @@ use super::{
     answer::{Reading, ReasoningReading, ToolReading},
     chat_request::ChatRequest,
     error::ApiError,
-    generate::{Constrained, Job},
+    fields::Unknown,
+    generate::{Constrained, Job, check_length},
     output_format::OutputFormat,
     parameters::Parameters,
     tool_fields::{ToolChoice, Tools},
+    truncate,
 };
 use crate::text::{Body, Chat, CompiledGrammar, Function, Grammar, GrammarError, ReasoningRules, Text, ToolOutput};
-use serde_json::json;
+use serde_json::{Value, json};
 
-/// The prompt of a chat by the model's template, tools included.
+/// The prompt of a chat's `messages` by the model's template, tools included.
 ///
 /// # Errors
 /// A chat that the template refuses.
-pub fn render(text: &Text, request: &ChatRequest) -> Result<String, ApiError> {
+pub fn render(text: &Text, request: &ChatRequest, messages: &[Value]) -> Result<String, ApiError> {
     let (tools, variables) = (&request.tools.described[..], Some(&request.template_arguments));
-    text.render_tool_chat(&Chat { tools, variables, ..Chat::new(&request.messages) })
+    text.render_tool_chat(&Chat { tools, variables, ..Chat::new(messages) })
         .map_err(|error| ApiError::field("messages", error.to_string()).code("chat_template"))
+}
+
+/// What to make of a request, and its prompt's tokens: fewer than the context holds.
+///
+/// # Errors
+/// Those of [`render`] and [`job`], and a prompt that is too long.
+pub fn prompt(service: &Service, request: ChatRequest, unknown: &mut Unknown) -> Result<(Job, Vec<u32>), ApiError> {
+    let (text, parameters) = (&service.text, &request.parameters);
+    let prompt = render(text, &request, &request.messages)?;
+    let mut tokens = text.encode_chat(&prompt);
+    let room = truncate::room(service.model.context_tokens, parameters.max_tokens);
+    if let Some(truncate) = parameters.truncate.filter(|_| tokens.len() > room) {
+        let tokenize = |messages: &[Value]| Ok(text.encode_chat(&render(text, &request, messages)?));
+        let (left, cut) = truncate::chat(&request.messages, truncate, room, tokenize)?;
+        tokens = left;
+        unknown.warnings.extend(cut.warning());
+    }
+    check_length(tokens.len(), service.model.context_tokens, "messages")?;
+    Ok((job(service, request, &prompt)?, tokens))
 }
 
 /// What to make of `prompt`, which [`render`] returned.

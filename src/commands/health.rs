@@ -1,9 +1,11 @@
 //! `hesper health`: asks a server how it is, for a container's health check, where there is no shell and no curl.
 
+use super::serve::path_prefix;
 use anyhow::{Context, Result, anyhow, bail};
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,6 +29,13 @@ pub struct Flags {
     /// Port that the server listens on.
     #[arg(long, env = "HESPER_PORT", default_value = "8080")]
     port: u16,
+    /// Certificate of the server of this machine, which is then asked over HTTPS.
+    #[arg(long, env = "HESPER_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Path before all others of the server of this machine.
+    #[arg(long, env = "HESPER_PATH_PREFIX", value_name = "PATH", default_value = "", hide_default_value = true,
+          value_parser = path_prefix)]
+    path_prefix: String,
     /// How long the server may take to answer.
     #[arg(long, env = "HESPER_TIMEOUT", default_value = "5", value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(1..=3600))]
@@ -49,7 +58,8 @@ impl Flags {
                 bare if bare.contains(':') && !bare.starts_with('[') => format!("[{bare}]"),
                 other => other.to_owned(),
             };
-            return Url::parse(&format!("http://{host}:{}/health", self.port))
+            let scheme = if self.tls_cert.is_some() { "https" } else { "http" };
+            return Url::parse(&format!("{scheme}://{host}:{}{}/health", self.port, self.path_prefix))
                 .map_err(|error| anyhow!("{:?} is no host: {error}; give its name or address with --host", self.host));
         };
         let mut url = url.clone();
@@ -67,6 +77,8 @@ struct Health {
     status: String,
     device: Option<Device>,
     model: Option<Model>,
+    /// Of a server that has several.
+    models: Option<Vec<Model>>,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +91,7 @@ struct Device {
 #[derive(Deserialize)]
 struct Model {
     id: String,
+    status: Option<String>,
 }
 
 pub fn health(flags: &Flags) -> Result<ExitCode> {
@@ -87,7 +100,9 @@ pub fn health(flags: &Flags) -> Result<ExitCode> {
     // Already installed is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // A check of this server, not of a proxy between.
-    let client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
+    let client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none());
+    // The server of this machine is asked by an address that its certificate does not name, and is told nothing secret.
+    let client = client.tls_danger_accept_invalid_certs(flags.url.is_none() && flags.tls_cert.is_some()).build()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (status, body) = runtime.block_on(ask(&client, address.clone())).map_err(|error| {
         let why = match error.downcast_ref::<reqwest::Error>() {
@@ -132,11 +147,20 @@ fn judge(status: StatusCode, body: &[u8]) -> Result<String> {
         (_, "stopped") => bail!("the server's engine has stopped; its own output says why, restart it"),
         _ => bail!("the server is not ready: it answered {status} and calls itself {word:?}"),
     }
-    let (Some(model), Some(device)) = (health.model, health.device) else {
+    let models = match (&health.model, &health.models) {
+        (Some(model), _) => clean(&model.id),
+        (None, Some(models)) => {
+            let loaded = models.iter().filter(|model| model.status.as_deref() == Some("loaded")).count();
+            format!("{} models, {loaded} loaded,", models.len())
+        }
+        (None, None) if health.device.is_some() => "its model, not loaded now,".to_owned(),
+        (None, None) => bail!("answered {status}, but not as Hesper does; is this its address?"),
+    };
+    let Some(device) = health.device else {
         bail!("answered {status}, but not as Hesper does; is this its address?");
     };
     let software = if device.software { ", software" } else { "" };
-    Ok(format!("ok: {} on {} ({}{software})", clean(&model.id), clean(&device.name), clean(&device.driver)))
+    Ok(format!("ok: {models} on {} ({}{software})", clean(&device.name), clean(&device.driver)))
 }
 
 /// Text from another machine, as it may be shown: short, and without what steers a terminal.
@@ -151,7 +175,8 @@ mod tests {
 
     fn address(url: Option<&str>, host: &str) -> String {
         let url = url.map(|text| super::url(text).expect("a URL"));
-        let flags = Flags { url, host: host.to_owned(), port: 81, timeout: 1 };
+        let flags =
+            Flags { url, host: host.to_owned(), port: 81, timeout: 1, tls_cert: None, path_prefix: String::new() };
         flags.address().expect("an address").to_string()
     }
 
@@ -164,8 +189,12 @@ mod tests {
         assert_eq!(address(Some("http://a:1"), "b"), "http://a:1/health");
         assert_eq!(address(Some("https://a/v1/"), "b"), "https://a/health");
         assert_eq!(address(Some("https://a/proxy/v1?x=1"), "b"), "https://a/proxy/health");
-        let flags = Flags { url: None, host: "a b".to_owned(), port: 1, timeout: 1 };
-        assert!(flags.address().is_err());
+        let of = |host: &str| {
+            let (tls_cert, path_prefix) = (Some(PathBuf::new()), "/a".to_owned());
+            Flags { url: None, host: host.to_owned(), port: 1, timeout: 1, tls_cert, path_prefix }.address()
+        };
+        assert_eq!(of("::").expect("an address").to_string(), "https://[::1]:1/a/health");
+        assert!(of("a b").is_err());
         assert!(url("ftp://a").is_err() && url("127.0.0.1:80").is_err() && url("").is_err());
     }
 
@@ -175,6 +204,9 @@ mod tests {
             "model":{"id":"demo","context_tokens":5},"queue":{"waiting":0}}"#;
         let line = judge(StatusCode::OK, ok.as_bytes()).expect("it is ready");
         assert_eq!(line, "ok: demo on llvmpipe (Mesa 26, software)");
+        let several = r#"{"status":"ok","device":{"name":"A","driver":"B","software":false},
+            "models":[{"id":"a","status":"loaded"},{"id":"b","status":"unloaded"}]}"#;
+        assert_eq!(judge(StatusCode::OK, several.as_bytes()).expect("ready"), "ok: 2 models, 1 loaded, on A (B)");
         let unready = StatusCode::SERVICE_UNAVAILABLE;
         for (status, body, part) in [
             (unready, r#"{"status":"loading"}"#, "still loading"),

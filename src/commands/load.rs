@@ -1,12 +1,12 @@
 //! From a path and flags to a model on a device, and what is printed on the way.
 
 use super::budget;
-use super::flags::DeviceFlags;
+use super::flags::{DeviceFlags, Sharing};
 use anyhow::{Context, Result, bail};
 use hesper::engine::runner::{Options, Planned, Runner};
 use hesper::engine::self_test::self_test;
 use hesper::gguf::Gguf;
-use hesper::gpu::{self, Gpu};
+use hesper::gpu::{self, DeviceInfo, Gpu};
 use hesper::kernels::policy::Policy;
 use hesper::reference::{Checked, checked};
 use hesper::text::Text;
@@ -37,17 +37,19 @@ pub fn device(flags: &DeviceFlags, out: &mut impl Write) -> Result<Gpu> {
 /// Places the model in the device's memory, of which nothing is taken yet, and says how much it will be.
 pub fn plan(
     gguf: &Gguf,
-    gpu: &Gpu,
+    device: &DeviceInfo,
     flags: &DeviceFlags,
-    context_tokens: Option<u32>,
+    sharing: &Sharing,
     out: &mut impl Write,
 ) -> Result<Planned> {
-    let default_bytes = || budget::default_bytes(gpu.info(), budget::available_bytes());
+    let default_bytes = || budget::default_bytes(device, budget::available_bytes());
     let options = Options {
-        context_tokens,
+        context_tokens: sharing.context_tokens,
+        sequences: sharing.sequences,
+        cache_tokens: sharing.cache_tokens,
         budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
         chunk_rows: flags.chunk,
-        policy: Policy { software: gpu.info().software, subgroup_size: gpu.info().subgroup_size },
+        policy: Policy { software: device.software, subgroup_size: device.subgroup_size },
     };
     let planned = Planned::new(gguf, &options)?;
     writeln!(out, "Memory: {}", planned.memory)?;
@@ -72,6 +74,8 @@ fn check_kernels(planned: &Planned, gguf: &Gguf, gpu: Gpu, out: &mut impl Write)
     let start = Instant::now();
     let options = Options {
         context_tokens: Some(planned.model.sizes.context_tokens),
+        sequences: planned.model.sizes.sequences,
+        cache_tokens: None,
         budget_bytes: planned.memory.budget_bytes,
         chunk_rows: planned.model.sizes.chunk_rows,
         policy: planned.model.policy,
@@ -93,32 +97,47 @@ fn check_kernels(planned: &Planned, gguf: &Gguf, gpu: Gpu, out: &mut impl Write)
     Ok(gpu)
 }
 
+/// What loading comes to do next.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    CheckKernels,
+    Read {
+        total_bytes: u64,
+    },
+    /// So many bytes more were read.
+    Bytes(u64),
+    PrepareKernels,
+}
+
 /// Brings the weights to the device, with a progress bar where a terminal shows it, and says on `out` how fast it went.
-/// Before that the kernels are checked, unless `flags` say otherwise. `progress` is called between any two pieces.
+/// Before that the kernels are checked, unless `flags` say otherwise. `progress` is told of every step.
 pub fn load(
     planned: Planned,
     gguf: &Gguf,
     mut gpu: Gpu,
     flags: &DeviceFlags,
     out: &mut impl Write,
-    progress: impl Fn(),
+    progress: impl Fn(Step),
 ) -> Result<Runner> {
     if !flags.skip_self_test {
+        progress(Step::CheckKernels);
         gpu = check_kernels(&planned, gguf, gpu, out)?;
     }
     let total_bytes: u64 = gguf.tensors().iter().map(|tensor| tensor.bytes as u64).sum();
+    progress(Step::Read { total_bytes });
     let style = "{msg} {bar:40} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
     let bar = ProgressBar::new(total_bytes).with_message("Loading").with_style(ProgressStyle::with_template(style)?);
     let start = Instant::now();
     let (mut done_bytes, mut seconds) = (0, 0.0);
     let runner = planned.load(gguf, Box::new(gpu), &mut |bytes| {
-        progress();
+        progress(Step::Bytes(bytes));
         done_bytes += bytes;
         seconds = start.elapsed().as_secs_f64();
         bar.set_position(done_bytes);
         if done_bytes == total_bytes {
             // Compiling kernels is next, and has no bar.
             bar.set_message("Loaded; preparing kernels");
+            progress(Step::PrepareKernels);
         }
     });
     bar.finish_and_clear();

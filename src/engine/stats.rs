@@ -1,5 +1,6 @@
 //! What an engine counts, for whoever watches it. Written by the engine's thread, read at any time.
 
+pub use crate::kernels::BLOCK_TOKENS;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Upper bounds of the histogram of rows in a step; the last bin has none.
@@ -26,6 +27,8 @@ impl Figure {
 /// Counters grow from the engine's start; gauges are of this moment.
 #[derive(Debug, Default)]
 pub struct Stats {
+    /// Gauge: sequences that may be worked on at once; 0 until the engine has said it.
+    pub sequences: Figure,
     /// Gauge: blocks of the cache, each of `BLOCK_TOKENS` tokens.
     pub blocks: Figure,
     /// Gauge: blocks that sequences hold. What only the prefix cache remembers is not among them.

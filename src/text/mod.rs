@@ -96,6 +96,11 @@ impl Text {
         self.tokenizer.encode_chat(rendered)
     }
 
+    /// The text of the model's chat template; `None` where there is none that can be read.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.template.as_ref().as_ref().ok().map(ChatTemplate::source)
+    }
+
     /// The prompt for a chat, by the model's own template.
     pub fn render_chat(&self, chat: &Chat) -> Result<String, TemplateError> {
         match &*self.template {

@@ -1,6 +1,8 @@
 //! The HTTP interface over a scripted engine: requests in, JSON and events out, no device.
 
+mod access;
 mod answers;
+mod anthropic;
 mod errors;
 mod fields;
 mod harness;
@@ -8,4 +10,9 @@ mod limits;
 mod metrics;
 mod mutated;
 mod python;
+mod responses;
+mod several;
 mod sockets;
+mod stored;
+mod tokens;
+mod truncated;
