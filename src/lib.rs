@@ -10,4 +10,5 @@ pub mod model;
 pub mod plan;
 pub mod pull;
 pub mod reference;
+pub mod store;
 pub mod text;

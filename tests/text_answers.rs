@@ -1,7 +1,7 @@
 //! What becomes of sampled tokens: text piece by piece, stop strings, tool calls. And the round trip of tokenizers.
 
 use hesper::gguf::Gguf;
-use hesper::text::{Passed, StopStrings, Text, ToolCallEvent, ToolCallParser, Vocabulary};
+use hesper::text::{Passed, StopStrings, Text, ToolCallEvent, ToolCallParser, ToolFormat, Vocabulary};
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
@@ -183,18 +183,27 @@ fn pieces(text: &str, cuts: &[usize]) -> Vec<String> {
 }
 
 fn parse(pieces: &[String]) -> Vec<ToolCallEvent> {
-    let mut parser = ToolCallParser::new();
+    parse_as(ToolFormat::Tagged, pieces)
+}
+
+fn parser(format: ToolFormat) -> ToolCallParser {
+    ToolCallParser::new(format, ["get_weather", "now"].map(str::to_owned).into())
+}
+
+fn parse_as(format: ToolFormat, pieces: &[String]) -> Vec<ToolCallEvent> {
+    let mut parser = parser(format);
     let mut events: Vec<ToolCallEvent> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
     events.extend(parser.finish());
     events
 }
 
-/// Neighbouring content as one.
+/// Neighbouring content as one, and a call's arguments.
 fn joined(events: Vec<ToolCallEvent>) -> Vec<ToolCallEvent> {
     let mut all: Vec<ToolCallEvent> = Vec::new();
     for event in events {
         match (all.last_mut(), event) {
             (Some(ToolCallEvent::Content(before)), ToolCallEvent::Content(text)) => before.push_str(&text),
+            (Some(ToolCallEvent::Arguments(before)), ToolCallEvent::Arguments(text)) => before.push_str(&text),
             (_, event) => all.push(event),
         }
     }
@@ -207,19 +216,20 @@ fn content(text: &str) -> ToolCallEvent {
     ToolCallEvent::Content(text.to_owned())
 }
 
-fn call(name: &str, arguments: &str) -> ToolCallEvent {
-    ToolCallEvent::Call { name: name.to_owned(), arguments: arguments.to_owned() }
+fn call(name: &str, arguments: &str) -> [ToolCallEvent; 3] {
+    let begin = ToolCallEvent::Begin { name: name.to_owned() };
+    [begin, ToolCallEvent::Arguments(arguments.to_owned()), ToolCallEvent::End]
 }
 
 #[test]
 fn calls_and_text_are_separated() {
-    let expected = vec![
-        content("Let me see."),
-        call("get_weather", "{\"city\":\"Zürich </tool_call>\",\"days\":[1,2.5]}"),
-        call("now", "{}"),
-        content(" and <tool_call>nonsense</tool_call>  <tool_call>{\"name\": \"open\""),
+    let expected = [
+        vec![content("Let me see.")],
+        call("get_weather", "{\"city\": \"Zürich </tool_call>\", \"days\": [1, 2.50]}").to_vec(),
+        call("now", "{}").to_vec(),
+        vec![content(" and <tool_call>nonsense</tool_call>  <tool_call>{\"name\": \"open\"")],
     ];
-    assert_eq!(joined(parse(&[CALLS.to_owned()])), expected);
+    assert_eq!(joined(parse(&[CALLS.to_owned()])), expected.concat());
 }
 
 #[test]
@@ -231,20 +241,84 @@ fn malformed_calls_are_text() {
         "{\"name\": 1}",
         "{\"name\": \"\"}",
         "{\"name\": \"f\", \"arguments\": [1]}",
-        "{\"name\": \"f\"} x",
+        "{\"name\": \"f\", \"other\": {}, \"arguments\": 1}",
+        "x{\"name\": \"f\"}",
         "{'name': 'f'}",
     ] {
         let text = format!("<tool_call>{body}</tool_call>");
         assert_eq!(joined(parse(std::slice::from_ref(&text))), [content(&text)]);
     }
-    let as_text =
-        "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"b\\\": 1, \\\"a\\\": 2}\"}</tool_call>".to_owned();
-    assert_eq!(parse(&[as_text]), [call("f", "{\"b\":1,\"a\":2}")]);
+    for body in [
+        "{\"name\": \"f\", \"arguments\": \"{\\\"b\\\": 1, \\\"a\\\": 2}\"}",
+        "{\"arguments\": {\"b\": 1, \"a\": 2}, \"name\": \"f\"}",
+        "{\"type\":\"function\",\"name\": \"f\", \"parameters\": {\"b\":1,\"a\":2}, \"id\": \"}\"}",
+    ] {
+        assert_eq!(joined(parse(&[format!("<tool_call>{body}</tool_call>")])), call("f", "{\"b\":1,\"a\":2}"));
+    }
+}
+
+#[test]
+fn every_format_is_read() {
+    let weather = "{\"city\": \"Oslo; [x]\"}";
+    let all = [call("get_weather", weather), call("now", "{}")].concat();
+    let cases = [
+        (
+            ToolFormat::Llama,
+            format!(
+                "\n{{\"name\": \"get_weather\", \"parameters\": {weather}}}; {{\"name\": \"now\", \"parameters\": {{}}}}"
+            ),
+        ),
+        (
+            ToolFormat::Llama,
+            format!(
+                "<|python_tag|>{{\"type\": \"function\", \"name\": \"get_weather\", \"parameters\": {weather}}}\n{{\"name\":\"now\"}}"
+            ),
+        ),
+        (
+            ToolFormat::MistralArray,
+            format!(
+                "[TOOL_CALLS] [{{\"name\": \"get_weather\", \"arguments\": {weather}, \"id\": \"123456789\"}}, {{\"name\": \"now\", \"arguments\": {{}}}}]"
+            ),
+        ),
+        (
+            ToolFormat::MistralNamed,
+            format!("[TOOL_CALLS]get_weather[ARGS]{weather}[TOOL_CALLS]now[CALL_ID]abc123def[ARGS]{{}}"),
+        ),
+        (
+            ToolFormat::Tagged,
+            format!(
+                "<tool_call>{{\"name\": \"get_weather\", \"arguments\": {weather}}}</tool_call><tool_call>{{\"name\":\"now\",\"arguments\":null}}"
+            ),
+        ),
+    ];
+    for (format, text) in &cases {
+        assert_eq!(joined(parse_as(*format, &[text.clone()])), all, "{format:?}: {text}");
+    }
+    // A whole answer that looks like a call is one only where such a function was declared.
+    for text in
+        ["{\"name\": \"other\", \"parameters\": {}}", "{\"city\": 1}", "Say {\"name\": \"now\"}", "<|python_tag|>now()"]
+    {
+        assert_eq!(joined(parse_as(ToolFormat::Llama, &[text.to_owned()])), [content(text)]);
+    }
+    for text in ["[TOOL_CALLS] nothing", "[TOOL_CALLS][1, 2]", "[TOOL_CALLS]now(1)", "[TOOL", "[TOOL_CALLS]"] {
+        assert_eq!(joined(parse_as(ToolFormat::MistralNamed, &[text.to_owned()])), [content(text)]);
+    }
+}
+
+#[test]
+fn arguments_come_as_they_are_written() {
+    let mut parser = parser(ToolFormat::Tagged);
+    assert_eq!(parser.push("<tool_call>\n{\"name\": \"now\", \"argum"), []);
+    let begin = ToolCallEvent::Begin { name: "now".into() };
+    assert_eq!(parser.push("ents\": {\"zo"), [begin, ToolCallEvent::Arguments("{\"zo".into())]);
+    assert_eq!(parser.push("ne\""), [ToolCallEvent::Arguments("ne\"".into())]);
+    // What was written of a call that breaks off stays.
+    assert_eq!(parser.finish(), []);
 }
 
 #[test]
 fn text_is_shown_at_once() {
-    let mut parser = ToolCallParser::new();
+    let mut parser = parser(ToolFormat::Tagged);
     assert_eq!(parser.push("One"), [content("One")]);
     assert_eq!(parser.push(" <"), []);
     assert_eq!(parser.push("b>"), [content(" <b>")]);

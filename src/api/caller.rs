@@ -4,10 +4,12 @@
 use super::{Settings, error::ApiError, trace};
 use axum::{
     body::{Body, Bytes, HttpBody},
-    http::{HeaderMap, Method, StatusCode},
+    extract::FromRequestParts,
+    http::{HeaderMap, Method, StatusCode, request::Parts},
 };
 use hyper::body::{Frame, SizeHint};
 use std::{
+    convert::Infallible,
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -145,6 +147,19 @@ pub fn current() -> Option<Arc<Record>> {
 /// Whom the running request is for; empty for none.
 pub fn client() -> Arc<str> {
     current().and_then(|record| record.client.get().cloned()).unwrap_or_else(|| "".into())
+}
+
+/// The name of the key that a request brought: whose is what it stores. Empty where no key is asked for; then all clients
+/// are one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyName(pub Arc<str>);
+
+impl<S: Send + Sync> FromRequestParts<S> for KeyName {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<KeyName, Infallible> {
+        Ok(KeyName(current().and_then(|record| record.key.get().cloned()).unwrap_or_else(|| "".into())))
+    }
 }
 
 /// When the running request is given up.

@@ -2,18 +2,20 @@
 
 use super::{
     Service, State,
-    answer::{Call, Finish, Piece, TokenLogprobs},
+    answer::{Call, Finish, Piece, Whole},
+    caller::KeyName,
     chat_request::ChatRequest,
     error::ApiError,
     fields::Unknown,
-    generate::{Generation, Job, Update, Usage, check_length},
+    generate::{Generation, Job, Update, Usage},
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
     loading::service_of,
-    logprobs, stream,
-    stream::{Broken, Sink},
+    logprobs, prepare,
+    stored::{Keep, repeated},
+    stream,
+    stream::{Broken, CHUNKS, Sink},
 };
-use crate::text::Chat;
 use axum::{
     Json,
     body::Body,
@@ -35,13 +37,14 @@ struct Envelope {
 
 pub async fn handle(
     extract::State(state): extract::State<State>,
+    owner: KeyName,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let body = read_json(&state, &headers, body).await?;
     let service = service_of(&state, &body).await?;
-    let (asked, unknown) = (service.clone(), state.unknown());
-    let (job, tokens, unknown) = state.prepare(move || prepare(&asked, body, unknown)).await?;
+    let (shared, asked) = (state.clone(), service.clone());
+    let Prepared { job, tokens, keep, unknown } = state.prepare(move || prepare(&shared, &asked, owner, body)).await?;
     let generation = Generation::submit(&service, &job, tokens, 0)?;
     let envelope = Envelope {
         service,
@@ -52,81 +55,75 @@ pub async fn handle(
     };
     let response = if job.parameters.stream {
         let choices = job.parameters.choices;
-        stream::respond(state.settings(), |sink| send(sink, envelope, generation, choices))
+        stream::respond(state.settings(), CHUNKS, |sink| send(sink, envelope, generation, choices, keep))
     } else {
-        Json(collect(envelope, generation, job.parameters.choices).await?).into_response()
+        Json(collect(envelope, generation, job.parameters.choices, keep).await?).into_response()
     };
     Ok(warn(&unknown, response))
 }
 
-fn prepare(service: &Service, body: Value, mut unknown: Unknown) -> Result<(Job, Vec<u32>, Unknown), ApiError> {
+/// A checked request, ready for the queue.
+struct Prepared {
+    job: Job,
+    tokens: Vec<u32>,
+    keep: Option<Keep>,
+    unknown: Unknown,
+}
+
+fn prepare(state: &State, service: &Service, owner: KeyName, body: Value) -> Result<Prepared, ApiError> {
+    let mut unknown = state.unknown();
+    let repeated = repeated(&body);
     let request = ChatRequest::parse(body, service.model.vocabulary, &mut unknown)?;
-    let chat =
-        Chat { tools: &request.tools, variables: Some(&request.template_arguments), ..Chat::new(&request.messages) };
-    let prompt = service
-        .text
-        .render_chat(&chat)
-        .map_err(|error| ApiError::field("messages", error.to_string()).code("chat_template"))?;
-    let tokens = service.text.encode_chat(&prompt);
-    check_length(tokens.len(), service.model.context_tokens, "messages")?;
-    let job = Job { parameters: request.parameters, logprobs: request.logprobs, tools: !request.tools.is_empty() };
-    Ok((job, tokens, unknown))
+    let keep = Keep::of(state, owner, &request, repeated);
+    let (job, tokens) = prepare::prompt(service, request, &mut unknown)?;
+    Ok(Prepared { job, tokens, keep, unknown })
 }
 
-/// All of one choice of an answer that is not streamed.
-#[derive(Default)]
-struct Whole {
-    text: String,
-    calls: Vec<Call>,
-    logprobs: Vec<TokenLogprobs>,
-    finish: Option<Finish>,
-}
-
-impl Whole {
-    fn add(&mut self, update: Update) {
-        self.text.push_str(&update.piece.text);
-        self.calls.extend(update.piece.calls);
-        self.logprobs.extend(update.piece.logprobs);
-        self.finish = update.finish.or(self.finish);
+fn choice(whole: &Whole, index: usize, envelope: &Envelope) -> Value {
+    let content = if whole.text.is_empty() && !whole.calls.is_empty() { Value::Null } else { json!(whole.text) };
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    if !whole.reasoning.is_empty() {
+        message["reasoning_content"] = json!(whole.reasoning);
     }
-
-    fn to_json(&self, index: usize, envelope: &Envelope) -> Value {
-        let content = if self.text.is_empty() && !self.calls.is_empty() { Value::Null } else { json!(self.text) };
-        let mut message = json!({"role": "assistant", "content": content, "refusal": null});
-        if !self.calls.is_empty() {
-            let call = |call: &Call| {
-                json!({
-                    "id": identifier("call_"),
-                    "type": "function",
-                    "function": {"name": call.name, "arguments": call.arguments},
-                })
-            };
-            message["tool_calls"] = self.calls.iter().map(call).collect();
-        }
-        let logprobs = envelope.logprobs.then(|| logprobs::chat(&envelope.service.text, &self.logprobs));
-        let finish = self.finish.map(Finish::name);
-        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
+    if !whole.calls.is_empty() {
+        message["tool_calls"] = whole.calls.iter().map(Call::to_json).collect();
     }
+    let logprobs = envelope.logprobs.then(|| logprobs::chat(&envelope.service.text, &whole.logprobs));
+    let finish = whole.finish.map(Finish::name);
+    json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish})
 }
 
-async fn collect(envelope: Envelope, mut generation: Generation, choices: u32) -> Result<Value, ApiError> {
+async fn collect(
+    envelope: Envelope,
+    mut generation: Generation,
+    choices: u32,
+    keep: Option<Keep>,
+) -> Result<Value, ApiError> {
     let mut wholes: Vec<Whole> = (0..choices).map(|_| Whole::default()).collect();
     while let Some(update) = generation.next().await? {
-        wholes[update.choice as usize].add(update);
+        wholes[update.choice as usize].add(update.piece, update.finish);
     }
-    let choices: Vec<Value> = wholes.iter().enumerate().map(|(index, whole)| whole.to_json(index, &envelope)).collect();
-    Ok(json!({
-        "id": envelope.id,
-        "object": "chat.completion",
-        "created": envelope.created_s,
-        "model": envelope.service.model.id,
-        "choices": choices,
-        "usage": generation.usage.to_json(),
-        "system_fingerprint": envelope.service.fingerprint,
-    }))
+    let completion = envelope.completion(&wholes, generation.usage);
+    if let Some(keep) = keep {
+        keep.keep(&completion).await?;
+    }
+    Ok(completion)
 }
 
 impl Envelope {
+    fn completion(&self, choices: &[Whole], usage: Usage) -> Value {
+        let choices: Vec<Value> = choices.iter().enumerate().map(|(index, whole)| choice(whole, index, self)).collect();
+        json!({
+            "id": self.id,
+            "object": "chat.completion",
+            "created": self.created_s,
+            "model": self.service.model.id,
+            "choices": choices,
+            "usage": usage.to_json(),
+            "system_fingerprint": self.service.fingerprint,
+        })
+    }
+
     fn chunk(&self, choices: Value, usage: Option<Usage>) -> Value {
         let mut chunk = json!({
             "id": self.id,
@@ -150,7 +147,7 @@ impl Envelope {
 
     /// The chunks that tell of an update: text, then calls, then the answer's end.
     fn update(&self, update: &Update) -> Vec<Value> {
-        let Update { choice, piece, finish } = update;
+        let Update { choice, piece, finish, .. } = update;
         let mut logprobs =
             (self.logprobs && !piece.logprobs.is_empty()).then(|| logprobs::chat(&self.service.text, &piece.logprobs));
         let mut chunks = Vec::new();
@@ -166,23 +163,30 @@ impl Envelope {
     }
 }
 
-/// A call comes in two parts: who is called, then with what. Clients join arguments that share an index.
+/// Reasoning, text, then calls: who is called first, then with what, in as many parts as the model's tokens make.
 fn deltas(piece: &Piece) -> Vec<Value> {
+    let reasoning = (!piece.reasoning.is_empty()).then(|| json!({"reasoning_content": piece.reasoning}));
     let text = (!piece.text.is_empty()).then(|| json!({"content": piece.text}));
-    let calls = piece.calls.iter().flat_map(|call| {
-        let begin = json!({
-            "index": call.index,
-            "id": identifier("call_"),
-            "type": "function",
-            "function": {"name": call.name, "arguments": ""},
-        });
-        let arguments = json!({"index": call.index, "function": {"arguments": call.arguments}});
-        [json!({"tool_calls": [begin]}), json!({"tool_calls": [arguments]})]
+    let calls = piece.calls.iter().map(|call| {
+        let mut delta = json!({"index": call.index, "function": {"arguments": call.arguments}});
+        if let Some(begin) = &call.begin {
+            delta["id"] = json!(begin.id);
+            delta["type"] = json!("function");
+            delta["function"] = json!({"name": begin.name, "arguments": call.arguments});
+        }
+        json!({"tool_calls": [delta]})
     });
-    text.into_iter().chain(calls).collect()
+    reasoning.into_iter().chain(text).chain(calls).collect()
 }
 
-async fn send(sink: Sink, envelope: Envelope, mut generation: Generation, choices: u32) -> Result<Sink, Broken> {
+async fn send(
+    sink: Sink,
+    envelope: Envelope,
+    mut generation: Generation,
+    choices: u32,
+    keep: Option<Keep>,
+) -> Result<Sink, Broken> {
+    let mut wholes: Vec<Whole> = (0..choices).map(|_| Whole::default()).collect();
     for index in 0..choices {
         let role = json!({"role": "assistant", "content": "", "refusal": null});
         sink.send(&envelope.choice(index, role, None, None)).await?;
@@ -191,6 +195,12 @@ async fn send(sink: Sink, envelope: Envelope, mut generation: Generation, choice
         for chunk in envelope.update(&update) {
             sink.send(&chunk).await?;
         }
+        if keep.is_some() {
+            wholes[update.choice as usize].add(update.piece, update.finish);
+        }
+    }
+    if let Some(keep) = keep {
+        keep.keep(&envelope.completion(&wholes, generation.usage)).await?;
     }
     if envelope.include_usage {
         sink.send(&envelope.chunk(json!([]), Some(generation.usage))).await?;

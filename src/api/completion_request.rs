@@ -3,6 +3,7 @@
 use super::{
     error::ApiError,
     fields::{Fields, Unknown, kind, wrong_type},
+    output_format::OutputFormat,
     parameters::{Parameters, token_ids},
 };
 use serde_json::{Value, json};
@@ -29,6 +30,8 @@ pub struct CompletionRequest {
     pub echo: bool,
     /// `Some(k)`: log-probabilities with `k` (0..=5) alternatives.
     pub logprobs: Option<u8>,
+    /// What the answers' text must be.
+    pub output: Option<OutputFormat>,
     pub parameters: Parameters,
 }
 
@@ -50,15 +53,16 @@ impl CompletionRequest {
             return Err(ApiError::unsupported("echo", message));
         }
         fields.neutral("suffix", &[json!("")])?;
+        fields.neutral("store", &[json!(false)])?;
         if let Some(best_of) = fields.integer("best_of", 1..=128)?
             && best_of != i64::from(parameters.choices)
         {
             let message = "`best_of` other than `n` is not supported yet; leave it out";
             return Err(ApiError::unsupported("best_of", message));
         }
-        fields.neutral("response_format", &[json!({"type": "text"})])?;
+        let output = OutputFormat::take(&mut fields, unknown)?;
         fields.finish(unknown)?;
-        Ok(CompletionRequest { prompts, echo, logprobs, parameters })
+        Ok(CompletionRequest { prompts, echo, logprobs, output, parameters })
     }
 }
 

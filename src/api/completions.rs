@@ -2,7 +2,7 @@
 
 use super::{
     Service, State,
-    answer::{Finish, TokenLogprobs},
+    answer::{Finish, Reading, TokenLogprobs},
     completion_request::{CompletionRequest, Prompt},
     error::ApiError,
     fields::Unknown,
@@ -10,8 +10,9 @@ use super::{
     guard::{read_json, warn},
     identifiers::{identifier, now_s},
     loading::service_of,
-    logprobs, stream,
-    stream::{Broken, Sink},
+    logprobs, prepare, stream,
+    stream::{Broken, CHUNKS, Sink},
+    truncate::{self, Cut},
 };
 use axum::{
     Json,
@@ -56,7 +57,7 @@ pub async fn handle(
     };
     let generation = Generation::submit(&work.service, &work.job, first.tokens, 0)?;
     let response = if work.job.parameters.stream {
-        stream::respond(state.settings(), |sink| send(sink, work, generation, first.echo))
+        stream::respond(state.settings(), CHUNKS, |sink| send(sink, work, generation, first.echo))
     } else {
         Json(collect(work, generation, first.echo).await?).into_response()
     };
@@ -67,17 +68,27 @@ fn prepare(service: Arc<Service>, body: Value, mut unknown: Unknown) -> Result<(
     let request = CompletionRequest::parse(body, service.model.vocabulary, &mut unknown)?;
     let mut waiting = VecDeque::with_capacity(request.prompts.len());
     for prompt in request.prompts {
-        let (tokens, text) = match prompt {
+        let (mut tokens, mut text) = match prompt {
             Prompt::Text(text) => (service.text.encode_prompt(&text, true), text),
             Prompt::Tokens(tokens) => {
                 let text = if request.echo { service.text.decode(&tokens, true) } else { String::new() };
                 (tokens, text)
             }
         };
+        if let Some(truncate) = request.parameters.truncate {
+            let room = truncate::room(service.model.context_tokens, request.parameters.max_tokens);
+            let cut = Cut { messages: 0, tokens: truncate.tokens(&mut tokens, room) };
+            if let Some(warning) = cut.warning() {
+                unknown.warnings.push(warning);
+                text = if request.echo { service.text.decode(&tokens, true) } else { String::new() };
+            }
+        }
         check_length(tokens.len(), service.model.context_tokens, "prompt")?;
         waiting.push_back(ReadyPrompt { tokens, echo: if request.echo { text } else { String::new() } });
     }
-    let job = Job { parameters: request.parameters, logprobs: request.logprobs, tools: false };
+    let constraint = prepare::plain_constraint(&service.text, request.output.as_ref(), &request.parameters)?;
+    let (parameters, logprobs) = (request.parameters, request.logprobs);
+    let job = Job { parameters, logprobs, reading: Reading::default(), constraint };
     let work = Work {
         service,
         job,

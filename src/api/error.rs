@@ -91,6 +91,8 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        // For dialects that word it otherwise.
+        response.extensions_mut().insert(self);
         response
     }
 }

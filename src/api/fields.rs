@@ -12,6 +12,8 @@ pub struct Unknown {
     pub lenient: bool,
     /// Paths of the fields that were ignored.
     pub ignored: Vec<String>,
+    /// What the client is to be told of besides.
+    pub warnings: Vec<String>,
 }
 
 /// Most ignored fields that are remembered.
@@ -37,6 +39,14 @@ impl Fields {
         }
     }
 
+    /// An object of an answer that comes back. Clients write it from types of their own, all of whose fields it then has:
+    /// those that are null are as good as absent, also where they are not known.
+    pub fn sent_back(value: Value, path: impl Into<String>) -> Result<Fields, ApiError> {
+        let mut fields = Fields::of(value, path)?;
+        fields.map.retain(|_, value| !value.is_null());
+        Ok(fields)
+    }
+
     /// The path of one of this object's fields.
     pub fn path(&self, name: &str) -> String {
         join(&self.path, name)
@@ -48,6 +58,8 @@ impl Fields {
 
     /// A field as it is; `None` when it is absent or null.
     pub fn value(&mut self, name: &str) -> Option<Value> {
+        #[cfg(test)]
+        asked::note(&self.path(name));
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
@@ -153,7 +165,8 @@ impl Fields {
     }
 }
 
-fn as_integer(value: &Value) -> Option<i128> {
+/// The integer that a number is, however it is written: JSON has no integers of its own.
+pub fn as_integer(value: &Value) -> Option<i128> {
     let number = value.as_number()?;
     if let Some(number) = number.as_i128() {
         return Some(number);
@@ -198,6 +211,25 @@ pub fn shown(text: &str) -> String {
     match text.char_indices().nth(64) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// Which fields parsers ask for, so that the OpenAPI document can be held against them.
+#[cfg(test)]
+pub mod asked {
+    use std::{cell::RefCell, collections::BTreeSet};
+
+    thread_local! {
+        static PATHS: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    pub(super) fn note(path: &str) {
+        PATHS.with_borrow_mut(|paths| paths.insert(path.to_owned()));
+    }
+
+    /// The paths that this thread's parsers asked for since the last call.
+    pub fn take() -> BTreeSet<String> {
+        PATHS.take()
     }
 }
 

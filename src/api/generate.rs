@@ -2,21 +2,26 @@
 
 use super::{
     Service,
-    answer::{Answer, Finish, Piece},
+    answer::{Answer, Finish, Piece, Reading},
     caller,
     clock::Clock,
     error::ApiError,
     fields::shown,
     measures::Outcome,
     parameters::Parameters,
+    slots,
 };
 use crate::engine::{
     queue::Refused,
-    request::{Ended, Event, FinishReason, Request},
+    request::{Allowed, Constraints, Ended, Event, FinishReason, Request},
 };
+use crate::text::AnswerRules;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 /// Between attempts to queue the next prompt of a request that has several.
@@ -28,8 +33,34 @@ pub struct Job {
     pub parameters: Parameters,
     /// `Some(k)`: log-probabilities with `k` alternatives.
     pub logprobs: Option<u8>,
-    /// Look for tool calls in the answers.
-    pub tools: bool,
+    /// How the answers are to be read.
+    pub reading: Reading,
+    /// What they may be; `None`: anything.
+    pub constraint: Option<Constrained>,
+}
+
+/// What answers may be, and the field of the request that asked for it.
+#[derive(Clone, Debug)]
+pub struct Constrained {
+    pub rules: AnswerRules,
+    pub field: String,
+}
+
+/// Where a constraint leaves its error, for which the engine has no name.
+type Failure = Arc<OnceLock<String>>;
+
+impl Constrained {
+    fn constraints(&self, failure: &Failure) -> Constraints {
+        let (rules, failure) = (self.rules.clone(), failure.clone());
+        Constraints(Arc::new(move || {
+            let (mut state, failure) = (rules.begin(), failure.clone());
+            Box::new(move |last, mask| match state.allowed(last, mask) {
+                Ok(true) => Ok(Allowed::Masked),
+                Ok(false) => Ok(Allowed::Any),
+                Err(error) => Err(failure.get_or_init(|| error.to_string()).clone()),
+            })
+        }))
+    }
 }
 
 /// Tokens read and made.
@@ -37,6 +68,9 @@ pub struct Job {
 pub struct Usage {
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
+    /// Of the completion tokens, those of reasoning with its tags.
+    pub reasoning_tokens: u64,
+    /// Of the prompt tokens, those that needed no evaluation.
     pub cached_tokens: u64,
 }
 
@@ -44,6 +78,7 @@ impl Usage {
     pub fn add(&mut self, other: Usage) {
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
+        self.reasoning_tokens += other.reasoning_tokens;
         self.cached_tokens += other.cached_tokens;
     }
 
@@ -53,7 +88,7 @@ impl Usage {
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         })
     }
 }
@@ -64,6 +99,8 @@ pub struct Update {
     pub choice: u32,
     pub piece: Piece,
     pub finish: Option<Finish>,
+    /// The stop string that ended it, as an index into the request's.
+    pub stopped_at: Option<usize>,
 }
 
 /// A request in the queue or at work. Dropping it cancels what remains.
@@ -73,10 +110,14 @@ pub struct Generation {
     events: UnboundedReceiver<Event>,
     /// Tells the engine of answers that a stop string has ended.
     ended: Arc<Ended>,
+    /// The field that asked for a constraint, and where that leaves its error.
+    constrained: Option<(String, Failure)>,
     /// `None` once complete.
     answers: Vec<Option<Answer>>,
     pub usage: Usage,
     clock: Clock,
+    /// Shows it among the requests at work.
+    slot: slots::Entry,
 }
 
 /// Refuses a prompt that leaves no room for an answer. `param` is the field that it came from.
@@ -111,6 +152,7 @@ impl Generation {
         }
         let usage = Usage { prompt_tokens: tokens.len() as u64, ..Usage::default() };
         let (sender, events) = mpsc::unbounded_channel();
+        let failure = Failure::default();
         let ended = Arc::new(Ended::none_of(parameters.choices));
         service.engine.submit(Request {
             sampling,
@@ -119,16 +161,21 @@ impl Generation {
             max_tokens: parameters.max_tokens.unwrap_or(room).min(room),
             stop_tokens,
             logprobs: job.logprobs,
+            constraint: job.constraint.as_ref().map(|constrained| constrained.constraints(&failure)),
             client: caller::client(),
+            reuse_prefix: parameters.reuse_prefix,
             deadline: caller::deadline(),
             ..Request::new(tokens, sender)
         })?;
-        let answer = |_| Some(Answer::new(&service.text, &parameters.stop, job.tools));
+        let answer = |_| Some(Answer::new(&service.text, &parameters.stop, &job.reading));
         let answers = (0..parameters.choices).map(answer).collect();
         // What is dropped before its end was cancelled.
         let outcome = Outcome::Cancelled;
+        let constrained = job.constraint.as_ref().map(|constrained| (constrained.field.clone(), failure));
         let clock = Clock::start(service, parameters.choices);
-        Ok(Generation { service: service.clone(), outcome, events, ended, answers, usage, clock })
+        let slot = service.slots.enter(usage.prompt_tokens, parameters.choices);
+        let service = service.clone();
+        Ok(Generation { service, outcome, events, ended, constrained, answers, usage, clock, slot })
     }
 
     /// As [`Generation::submit`], for a request of which a part is answered: it waits for its place.
@@ -155,6 +202,7 @@ impl Generation {
             };
             let update = match event {
                 Event::Started { cached_tokens } => {
+                    self.slot.started(cached_tokens.into());
                     self.usage.cached_tokens = cached_tokens.into();
                     self.clock.started();
                     None
@@ -167,7 +215,11 @@ impl Generation {
                 }
                 Event::Failed(message) => {
                     self.outcome = Outcome::Failed;
-                    return Err(failed(&message));
+                    let too_complex = self.constrained.as_ref().and_then(|(field, error)| Some((field, error.get()?)));
+                    return Err(match too_complex {
+                        Some((field, error)) => ungoverned(field, error),
+                        None => failed(&message),
+                    });
                 }
             };
             if update.is_some() {
@@ -184,9 +236,13 @@ impl Generation {
         let slot = self.answers.get_mut(choice as usize)?;
         let answer = slot.as_mut()?;
         self.usage.completion_tokens += 1;
+        let reasoned = answer.is_reasoning();
         self.clock.token(choice);
+        self.slot.token();
         let (piece, stopped) = answer.push(token);
+        self.usage.reasoning_tokens += u64::from(reasoned || answer.is_reasoning());
         let finish = stopped.then(|| answer.reason(FinishReason::Stop));
+        let stopped_at = answer.stopped_at;
         if let Some(finish) = finish {
             self.clock.finished(finish.name());
         }
@@ -194,14 +250,14 @@ impl Generation {
             self.ended.end(choice);
             *slot = None;
         }
-        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish })
+        (stopped || !piece.is_empty()).then_some(Update { choice, piece, finish, stopped_at })
     }
 
     fn finished(&mut self, choice: u32, reason: FinishReason) -> Option<Update> {
         let mut answer = self.answers.get_mut(choice as usize)?.take()?;
         let (piece, finish) = answer.finish(reason);
         self.clock.finished(finish.name());
-        Some(Update { choice, piece, finish: Some(finish) })
+        Some(Update { choice, piece, finish: Some(finish), stopped_at: answer.stopped_at })
     }
 }
 
@@ -210,6 +266,12 @@ impl Drop for Generation {
         self.service.measures.outcomes.count(self.outcome);
         self.clock.end(self.outcome, self.usage);
     }
+}
+
+/// A grammar that cannot be followed at the place where the answer stands: the client's, not the engine's fault.
+fn ungoverned(field: &str, error: &str) -> ApiError {
+    let message = format!("`{field}` could not be followed to the end of the answer: {}", shown(error));
+    ApiError::field(field, message).code("grammar_too_complex")
 }
 
 fn failed(message: &str) -> ApiError {

@@ -1,7 +1,7 @@
 //! What every request passes: its id, its key, its body's limits, and errors for what no route takes.
 
 use super::{
-    State,
+    State, anthropic,
     caller::{self, Peer, Record, Recorded},
     error::ApiError,
     fields::Unknown,
@@ -35,9 +35,13 @@ pub async fn identify(request: Request, next: Next) -> Response {
     let id = sent.map_or_else(|| identifier("req_"), str::to_owned);
     let span = trace::begin(&id, &request);
     let record = Arc::new(Record::new(id.clone(), request.method().clone(), request.uri().path().to_owned(), span));
+    let anthropic = anthropic::is_path(request.uri().path());
     let mut response = caller::within(record.clone(), next.run(request)).await;
     record.figures().status = Some(response.status().as_u16());
     if let Ok(id) = HeaderValue::try_from(id) {
+        if anthropic {
+            response = anthropic::dress(response, &id);
+        }
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response.map(|body| Body::new(Recorded { body, _record: record }))
@@ -51,7 +55,7 @@ pub async fn authorize(extract::State(state): extract::State<State>, request: Re
     if name.is_none() && !open {
         let message = match given_key(request.headers()) {
             Some(_) => "the API key is not one of this server's",
-            None => "send an API key: `Authorization: Bearer KEY`",
+            None => "send an API key: `Authorization: Bearer KEY`, or `x-api-key: KEY`",
         };
         let mut response = ApiError::new(StatusCode::UNAUTHORIZED, message).code("invalid_api_key").into_response();
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -151,8 +155,13 @@ async fn read_up_to(limit: usize, mut body: Body) -> Result<Option<Bytes>, axum:
     Ok((total <= limit).then(|| bytes.into()))
 }
 
-/// Names the fields that a lenient server ignored.
+/// Tells of what was left out of the prompt, and names the fields that a lenient server ignored.
 pub fn warn(unknown: &Unknown, mut response: Response) -> Response {
+    for warning in &unknown.warnings {
+        if let Ok(value) = HeaderValue::try_from(format!("299 hesper \"{warning}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
     if unknown.ignored.is_empty() {
         return response;
     }
@@ -160,7 +169,7 @@ pub fn warn(unknown: &Unknown, mut response: Response) -> Response {
     let names: Vec<String> = unknown.ignored.iter().map(|path| path.chars().map(safe).collect()).collect();
     let text = format!("299 hesper \"unknown fields ignored: {}\"", names.join(", "));
     if let Ok(value) = HeaderValue::try_from(text) {
-        response.headers_mut().insert(header::WARNING, value);
+        response.headers_mut().append(header::WARNING, value);
     }
     response
 }

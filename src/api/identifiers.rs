@@ -16,6 +16,11 @@ pub fn identifier(prefix: &str) -> String {
     format!("{prefix}{:016x}{:08x}", random(), random() as u32)
 }
 
+/// 9 letters and digits: what the templates of Mistral's models take as the id of a call.
+pub fn call_identifier() -> String {
+    format!("{:016x}", random())[..9].to_owned()
+}
+
 /// Seconds since 1970.
 pub fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |duration| duration.as_secs())

@@ -1,9 +1,9 @@
 //! The messages of a chat, checked and brought into the one form that chat templates take.
 
 use super::{
-    chat_request::check_name,
     error::ApiError,
     fields::{Fields, Unknown, kind, shown},
+    tool_fields::check_name,
 };
 use serde_json::{Map, Value, json};
 

@@ -4,6 +4,8 @@
 //! not bind ports: the caller hands it a listener.
 
 pub mod answer;
+pub mod anthropic;
+mod blocks;
 mod caller;
 pub mod chat;
 pub mod chat_request;
@@ -11,6 +13,7 @@ mod clock;
 pub mod completion_request;
 pub mod completions;
 pub mod cors;
+mod dialect;
 pub mod error;
 pub mod fields;
 pub mod generate;
@@ -24,18 +27,31 @@ pub mod measures;
 mod messages;
 mod metrics;
 mod models;
+pub mod openapi;
+pub mod output_format;
+mod page;
 pub mod parameters;
+pub mod prepare;
+mod query;
+pub mod reasoning_fields;
 pub mod registry;
+pub mod responses;
 mod room;
 mod serve;
+mod slots;
+mod stored;
 mod stream;
 pub mod tls;
+mod tokens;
+pub mod tool_fields;
 mod trace;
+mod truncate;
 
 pub use serve::serve;
 
 use crate::{
     engine::{queue::Handle, request::ServedModel},
+    store::{Limits, Store, StoreError},
     text::Text,
 };
 use axum::{
@@ -48,7 +64,7 @@ use keys::Keys;
 use measures::Measures;
 use registry::{Entry, Loader, Registry};
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
@@ -89,6 +105,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// Connections served at once; more wait to be accepted.
     pub connections: usize,
+    /// Serve the chat page at `/` and the API's description at `/docs`.
+    pub page: bool,
     /// How long a request waits for its model to be loaded.
     pub load_limit: Duration,
     /// How long a load waits for models in use to become idle, where there is no room beside them.
@@ -115,6 +133,7 @@ impl Default for Settings {
             drain_limit: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
             connections: 1024,
+            page: true,
             load_limit: Duration::from_secs(300),
             room_limit: Duration::from_secs(60),
             load_waiters: 64,
@@ -130,6 +149,8 @@ pub struct Service {
     pub model: ServedModel,
     /// What is counted of its requests; stays when the model is unloaded.
     pub measures: Arc<Measures>,
+    /// Requests at work.
+    slots: Arc<slots::Slots>,
     /// Names the build, model and device, which an answer depends on besides its request.
     pub fingerprint: String,
 }
@@ -138,7 +159,7 @@ impl Service {
     pub fn new(engine: Handle, text: Text, model: ServedModel, measures: Arc<Measures>) -> Service {
         let device = model.device.to_string();
         let fingerprint = identifiers::fingerprint(&[env!("CARGO_PKG_VERSION"), &model.id, &device]);
-        Service { engine, text, model, measures, fingerprint }
+        Service { engine, text, model, measures, slots: Arc::default(), fingerprint }
     }
 }
 
@@ -156,6 +177,8 @@ struct Inner {
     loader: Option<Arc<dyn Loader>>,
     /// Whose holder may load a model.
     turn: Mutex<()>,
+    /// Made at the first use where the caller gives none.
+    store: OnceLock<Arc<Store>>,
     /// Requests that are rendered and tokenized at once: half the cores, so that long prompts leave the engine its own.
     preparing: Arc<Semaphore>,
 }
@@ -182,6 +205,7 @@ impl State {
             registry: Registry::new(entries),
             loader,
             turn: Mutex::new(()),
+            store: OnceLock::new(),
             preparing,
         }))
     }
@@ -189,6 +213,31 @@ impl State {
     /// A model is loaded and its engine takes requests. Only the first of a name counts.
     pub fn ready(&self, engine: Handle, text: Text, model: ServedModel) {
         self.0.registry.insert(Arc::new(Service::new(engine, text, model, Arc::default())));
+    }
+
+    /// Where clients' records are kept; without this, in memory. Only the first call counts, before any request.
+    pub fn keep_in(&self, store: Store) {
+        let _ = self.0.store.set(Arc::new(store));
+    }
+
+    /// Runs `work` on the store, where it may wait for the disk.
+    async fn stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let inner = self.0.clone();
+        let joined = tokio::task::spawn_blocking(move || {
+            let store = match inner.store.get() {
+                Some(store) => store.clone(),
+                None => {
+                    let store = Arc::new(Store::in_memory(Limits::MEMORY)?);
+                    inner.store.get_or_init(|| store).clone()
+                }
+            };
+            work(&store)
+        });
+        let done = joined.await.unwrap_or_else(|error| Err(StoreError::Ended(error.to_string())));
+        done.map_err(|error| stored::failure(&error))
     }
 
     pub fn settings(&self) -> &Settings {
@@ -270,18 +319,33 @@ impl State {
 /// All routes, with authorization, request ids and errors in the form that clients read.
 pub fn router(state: State) -> Router {
     let routes = Router::new()
-        .route("/v1/chat/completions", post(chat::handle))
+        .route("/v1/chat/completions", post(chat::handle).get(stored::list))
+        .route("/v1/chat/completions/{id}", get(stored::one).post(stored::update).delete(stored::delete))
+        .route("/v1/chat/completions/{id}/messages", get(stored::messages))
         .route("/v1/completions", post(completions::handle))
+        .route("/v1/messages", post(anthropic::handle))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::one).delete(responses::delete))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
         .route("/v1/models", get(models::list))
         .route("/v1/models/load", post(models::load))
         .route("/v1/models/unload", post(models::unload))
         .route("/v1/models/{*id}", get(models::one))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
+        .route("/props", get(tokens::props))
+        .route("/slots", get(slots::handle))
         .route("/health", get(models::health))
         .route("/metrics", get(metrics::handle))
         .route("/version", get(models::version))
         .fallback(guard::no_such_path)
         .method_not_allowed_fallback(guard::no_such_method)
         .layer(middleware::from_fn_with_state(state.clone(), guard::authorize))
+        // After the keys: what they serve is the same for everyone, and a browser asks for it without one.
+        .merge(page::routes(state.settings().page))
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(guard::panicked));
     let prefix = state.settings().path_prefix.as_str();
     let mut app = match prefix {

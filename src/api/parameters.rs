@@ -2,16 +2,20 @@
 
 use super::{
     error::ApiError,
-    fields::{Fields, Unknown, kind, wrong_type},
+    fields::{Fields, Unknown, as_integer, kind, shown, wrong_type},
+    truncate::Truncate,
 };
 use crate::engine::request::{MAX_LOGIT_BIAS, SamplingParameters};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Most answers to one prompt.
 pub const MAX_CHOICES: u32 = 128;
 const MAX_STOP_STRINGS: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
 const MAX_STOP_TOKENS: usize = 64;
+const MAX_METADATA: usize = 16;
+const MAX_METADATA_NAME: usize = 64;
+const MAX_METADATA_VALUE: usize = 512;
 
 /// Below this a temperature is greedy: dividing logits by less could overflow.
 const MIN_TEMPERATURE: f64 = 1e-5;
@@ -30,6 +34,12 @@ pub struct Parameters {
     pub ignore_eos: bool,
     pub stream: bool,
     pub include_usage: bool,
+    /// Strings by which a client finds what it stored.
+    pub metadata: Map<String, Value>,
+    /// Whether what earlier prompts have left in the cache may be used. It changes the time an answer takes, not its tokens.
+    pub reuse_prefix: bool,
+    /// What goes of a prompt that is too long; `None`: it is refused.
+    pub truncate: Option<Truncate>,
 }
 
 impl Parameters {
@@ -48,6 +58,9 @@ impl Parameters {
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             stream,
             include_usage,
+            metadata: metadata(fields)?,
+            reuse_prefix: fields.boolean("cache_prompt")?.unwrap_or(true),
+            truncate: fields.choice("truncate", &Truncate::NAMES)?.map(Truncate::named),
         })
     }
 }
@@ -57,11 +70,7 @@ fn no_effect(fields: &mut Fields) -> Result<(), ApiError> {
     for name in ["user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"] {
         fields.string(name)?;
     }
-    for name in ["metadata", "prediction"] {
-        fields.map(name)?;
-    }
-    // Whether the prompt is looked up in the cache changes the time an answer takes, not its tokens.
-    fields.boolean("cache_prompt")?;
+    fields.map("prediction")?;
     Ok(())
 }
 
@@ -75,7 +84,7 @@ fn not_implemented(fields: &mut Fields) -> Result<(), ApiError> {
     for name in ["typical_p", "length_penalty"] {
         fields.neutral(name, &[json!(1)])?;
     }
-    for name in ["store", "use_beam_search", "early_stopping", "include_stop_str_in_output"] {
+    for name in ["use_beam_search", "early_stopping", "include_stop_str_in_output"] {
         fields.neutral(name, &[json!(false)])?;
     }
     for name in ["skip_special_tokens", "spaces_between_special_tokens"] {
@@ -83,14 +92,30 @@ fn not_implemented(fields: &mut Fields) -> Result<(), ApiError> {
     }
     fields.neutral("bad_words", &[json!([])])?;
     fields.neutral("top_n_sigma", &[json!(-1), json!(0)])?;
-    for name in ["grammar", "json_schema", "samplers", "guided_json", "guided_regex", "guided_choice", "guided_grammar"]
-    {
-        fields.neutral(name, &[])?;
-    }
-    for name in ["structured_outputs", "truncate_prompt_tokens", "lora"] {
+    for name in ["samplers", "truncate_prompt_tokens", "lora"] {
         fields.neutral(name, &[])?;
     }
     Ok(())
+}
+
+/// `metadata`: at most 16 strings by name, as OpenAI bounds them.
+pub fn metadata(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
+    let map = fields.map("metadata")?.unwrap_or_default();
+    if map.len() > MAX_METADATA {
+        let message = format!("`metadata` may have {MAX_METADATA} entries, not {}", map.len());
+        return Err(ApiError::field("metadata", message));
+    }
+    for (name, value) in &map {
+        let path = format!("metadata.{}", shown(name));
+        let text = value.as_str().ok_or_else(|| wrong_type(&path, "a string", value))?;
+        if name.chars().count() > MAX_METADATA_NAME || text.chars().count() > MAX_METADATA_VALUE {
+            let message = format!(
+                "`{path}` is too long: names have at most {MAX_METADATA_NAME} characters, values {MAX_METADATA_VALUE}"
+            );
+            return Err(ApiError::field(path, message));
+        }
+    }
+    Ok(map)
 }
 
 fn stream(fields: &mut Fields, unknown: &mut Unknown) -> Result<(bool, bool), ApiError> {
@@ -145,7 +170,7 @@ fn logit_bias(fields: &mut Fields, vocabulary: u32) -> Result<Vec<(u32, f32)>, A
     let mut biases: Vec<(u32, f32)> = Vec::with_capacity(map.len());
     for (key, value) in &map {
         let id = key.parse::<u32>().ok().filter(|id| *id < vocabulary).ok_or_else(|| {
-            let key = super::fields::shown(key);
+            let key = shown(key);
             let message = format!("`logit_bias` has the key {key:?}; keys are token ids below {vocabulary}");
             ApiError::field("logit_bias", message)
         })?;
@@ -212,7 +237,7 @@ fn stop_token_ids(fields: &mut Fields, vocabulary: u32) -> Result<Vec<u32>, ApiE
 /// Token ids below `vocabulary`, from the array at `path`.
 pub fn token_ids(items: &[Value], path: &str, vocabulary: u32) -> Result<Vec<u32>, ApiError> {
     let check = |(index, item): (usize, &Value)| {
-        item.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id < vocabulary).ok_or_else(|| {
+        as_integer(item).and_then(|id| u32::try_from(id).ok()).filter(|id| *id < vocabulary).ok_or_else(|| {
             let given = if item.is_number() { item.to_string() } else { kind(item).to_owned() };
             let path = format!("{path}[{index}]");
             let message = format!("`{path}` must be a token id below {vocabulary}, not {given}");

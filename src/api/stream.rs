@@ -31,6 +31,19 @@ impl From<ApiError> for Broken {
     }
 }
 
+/// What a dialect's streams have of their own. A pair is an event's name and its data.
+#[derive(Clone, Copy)]
+pub struct Protocol {
+    /// Sent after the last event.
+    pub end: Option<&'static str>,
+    pub failure: fn(&ApiError) -> (Option<&'static str>, Value),
+    /// Sent while there is nothing else; a comment, if there is none.
+    pub ping: Option<(&'static str, &'static str)>,
+}
+
+/// Chats' and completions': events without names.
+pub const CHUNKS: Protocol = Protocol { end: Some("[DONE]"), failure: |error| (None, error.body()), ping: None };
+
 /// Where a stream's producer puts its chunks.
 pub struct Sink {
     events: mpsc::Sender<Result<Event, Infallible>>,
@@ -43,6 +56,11 @@ impl Sink {
         self.event(Event::default().data(chunk.to_string())).await
     }
 
+    /// Sends an event that has a name.
+    pub async fn send_named(&self, name: &str, data: &Value) -> Result<(), Broken> {
+        self.event(Event::default().event(name).data(data.to_string())).await
+    }
+
     async fn event(&self, event: Event) -> Result<(), Broken> {
         match timeout(self.write_limit, self.events.send(Ok(event))).await {
             Ok(Ok(())) => Ok(()),
@@ -53,7 +71,7 @@ impl Sink {
 
 /// A response whose events `produce` sends. When the client goes, the future that `produce` made is dropped at its
 /// next wait, and with it whatever it owns.
-pub fn respond<F>(settings: &Settings, produce: impl FnOnce(Sink) -> F) -> Response
+pub fn respond<F>(settings: &Settings, protocol: Protocol, produce: impl FnOnce(Sink) -> F) -> Response
 where
     F: Future<Output = Result<Sink, Broken>> + Send + 'static,
 {
@@ -68,12 +86,24 @@ where
         };
         // Whoever is gone by now needs no word.
         let _ = match outcome {
-            Ok(sink) => sink.event(Event::default().data("[DONE]")).await,
-            Err(Broken::Failed(error)) => Sink { events: last, write_limit }.send(&error.body()).await,
+            Ok(sink) => match protocol.end {
+                Some(end) => sink.event(Event::default().data(end)).await,
+                None => Ok(()),
+            },
+            Err(Broken::Failed(error)) => {
+                let sink = Sink { events: last, write_limit };
+                match (protocol.failure)(&error) {
+                    (Some(name), data) => sink.send_named(name, &data).await,
+                    (None, data) => sink.send(&data).await,
+                }
+            }
             Err(Broken::Gone) => Ok(()),
         };
     }));
-    let keep_alive = KeepAlive::new().interval(settings.keep_alive);
+    let mut keep_alive = KeepAlive::new().interval(settings.keep_alive);
+    if let Some((name, data)) = protocol.ping {
+        keep_alive = keep_alive.event(Event::default().event(name).data(data));
+    }
     let mut response = Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response();
     // Proxies that buffer would turn a stream into one late answer.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));

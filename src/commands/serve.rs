@@ -8,10 +8,11 @@ mod signals;
 use super::flags::{DeviceFlags, ModelsFlag, SharingFlags};
 use anyhow::Result;
 use catalog::{KeepAlive, Source, keep_alive};
-use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
 use hesper::api::{self, Settings, State};
 use hesper::gpu;
 use hesper::pull::model_name;
+use hesper::store::{Limits, Store};
 use library::{ENGINE_END, Library, Shared};
 use network::NetworkFlags;
 pub use network::path_prefix;
@@ -36,6 +37,7 @@ use tokio::time::timeout;
                         hesper serve -m model.gguf --host 0.0.0.0 --port 80 --api-key \"$KEY\"\n  \
                         hesper serve --models ~/models --keep-alive 10m --memory-budget 12G\n  \
                         hesper serve -m model.gguf --api-keys keys.txt --tls-cert cert.pem --tls-key key.pem\n  \
+                        hesper serve -m model.gguf --data /var/lib/hesper\n  \
                         hesper serve -m model.gguf --device radeon --ctx 8192 --memory-budget 6G\n  \
                         HESPER_MODEL=model.gguf HESPER_ALLOW_SOFTWARE=1 hesper serve")]
 pub struct Flags {
@@ -61,9 +63,15 @@ pub struct Flags {
     /// Name of the model in the API [default: the file's name].
     #[arg(long, env = "HESPER_ALIAS", value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     alias: Option<String>,
+    /// Folder that keeps stored completions and responses; without it they are kept in memory until the server ends.
+    #[arg(long, env = "HESPER_DATA", value_name = "FOLDER", value_parser = PathBufValueParser::new())]
+    data: Option<PathBuf>,
     /// Ignore unknown fields of requests, with a warning header, instead of refusing them.
     #[arg(long, env = "HESPER_LENIENT", value_parser = BoolishValueParser::new())]
     lenient: bool,
+    /// Leave out the chat page at / and the API's description at /docs.
+    #[arg(long, env = "HESPER_NO_PAGE", value_parser = BoolishValueParser::new())]
+    no_page: bool,
     /// How long answers under way may take to finish after Ctrl-C or SIGTERM.
     #[arg(long, env = "HESPER_DRAIN_SECONDS", default_value = "30", value_name = "SECONDS")]
     drain_seconds: u32,
@@ -84,6 +92,7 @@ impl Flags {
     fn settings(&self) -> Settings {
         Settings {
             lenient: self.lenient,
+            page: !self.no_page,
             log_prompts: self.log_prompts,
             drain_limit: Duration::from_secs(self.drain_seconds.into()),
             load_waiters: self.max_queue as usize,
@@ -112,6 +121,7 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
     gpu::start_again_on_abort();
     let single = flags.model.is_some();
     let sources = flags.sources()?;
+    let store = flags.data.as_deref().map(|folder| Store::open(folder, Limits::FILE)).transpose()?;
     let (listener, address) = flags.network.listen()?;
     let (failed, failures) = mpsc::unbounded_channel();
     let settings = library::Settings {
@@ -131,6 +141,9 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
     let loader = Arc::new(Shared(library.clone()));
     let state = State::with_models(flags.settings(), library.entries(single), loader);
     credentials.give(&state);
+    if let Some(store) = store {
+        state.keep_in(store);
+    }
     let server = Server { listener, address, state, library, failures, _failed: failed };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(server.until_stopped(&flags.network))?;

@@ -27,6 +27,8 @@ impl Figure {
 /// Counters grow from the engine's start; gauges are of this moment.
 #[derive(Debug, Default)]
 pub struct Stats {
+    /// Gauge: sequences that may be worked on at once; 0 until the engine has said it.
+    pub sequences: Figure,
     /// Gauge: blocks of the cache, each of `BLOCK_TOKENS` tokens.
     pub blocks: Figure,
     /// Gauge: blocks that sequences hold. What only the prefix cache remembers is not among them.

@@ -13,17 +13,25 @@ pub struct Decoder {
     /// At most three bytes: the beginning of a character.
     pending: Vec<u8>,
     control_tokens: bool,
+    /// Control tokens that are written nevertheless.
+    shown: Vec<u32>,
     strip_space: bool,
 }
 
 impl Decoder {
     pub(crate) fn new(tokenizer: Arc<Tokenizer>) -> Decoder {
-        Decoder { tokenizer, pending: Vec::new(), control_tokens: false, strip_space: false }
+        Decoder { tokenizer, pending: Vec::new(), control_tokens: false, shown: Vec::new(), strip_space: false }
     }
 
     /// Writes control tokens by their text too.
     pub fn with_control_tokens(mut self) -> Decoder {
         self.control_tokens = true;
+        self
+    }
+
+    /// Writes these control tokens by their text.
+    pub fn showing(mut self, ids: Vec<u32>) -> Decoder {
+        self.shown = ids;
         self
     }
 
@@ -35,7 +43,8 @@ impl Decoder {
 
     /// The text that token `id` completes; may be empty. Bytes that can never become a character are U+FFFD.
     pub fn push(&mut self, id: u32) -> String {
-        if !self.control_tokens && matches!(self.tokenizer.token_type(id), TokenType::Control | TokenType::Unknown) {
+        let hidden = matches!(self.tokenizer.token_type(id), TokenType::Control | TokenType::Unknown);
+        if hidden && !self.control_tokens && !self.shown.contains(&id) {
             return String::new();
         }
         let bytes = self.tokenizer.token_bytes(id);

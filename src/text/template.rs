@@ -62,6 +62,8 @@ const TOOL_USE: &str = "chat_template.tool_use";
 /// The chat templates of a model file.
 #[derive(Debug)]
 pub struct ChatTemplate {
+    /// As the file has it.
+    source: String,
     environment: Environment<'static>,
     has_tool_use: bool,
     knows_developer: bool,
@@ -93,12 +95,18 @@ impl ChatTemplate {
             }
         }
         Ok(ChatTemplate {
+            source: source.to_owned(),
             environment,
             has_tool_use: tool_use.is_some(),
             knows_developer: source.contains("developer"),
             bos_token: bos_token.to_owned(),
             eos_token: eos_token.to_owned(),
         })
+    }
+
+    /// The template's text, as the file has it.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The prompt for a chat.

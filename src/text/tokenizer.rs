@@ -140,6 +140,11 @@ impl Tokenizer {
         self.tokens.id(vocabulary_text)
     }
 
+    /// The control token with this text.
+    pub fn control_id(&self, text: &str) -> Option<u32> {
+        self.id_of(text).filter(|&id| self.token_type(id) == TokenType::Control)
+    }
+
     pub fn bos(&self) -> Option<u32> {
         self.tokens.bos
     }
@@ -166,6 +171,11 @@ impl Tokenizer {
             }
             (TokenType::Unused | TokenType::Undefined, _) => Vec::new(),
         }
+    }
+
+    /// Whether every text is the same text again after the round trip through ids, wherever it begins.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        matches!(self.model, Model::ByteLevel(_))
     }
 
     /// Whether text begins with a space that [`Tokenizer::encode`] put there.

@@ -35,6 +35,7 @@ fn chat_table() -> Vec<(Value, u16, Option<&'static str>)> {
         (json!({"web_search_options": {}}), 400, Some("web_search_options")),
         (json!({"reasoning_effort": "high"}), 400, Some("reasoning_effort")),
         (json!({"verbosity": "low"}), 400, Some("verbosity")),
+        (json!({"store": 1}), 400, Some("store")),
         (json!({"echo": true}), 400, Some("echo")),
         (json!({"parallel_tool_calls": false}), 400, Some("parallel_tool_calls")),
         (json!({"tool_choice": "required"}), 400, Some("tool_choice")),
@@ -150,7 +151,6 @@ fn shared_table() -> Vec<(Value, u16, Option<&'static str>)> {
         (json!({"stream": true, "stream_options": true}), 400, Some("stream_options")),
         (json!({"user": 1}), 400, Some("user")),
         (json!({"metadata": "x"}), 400, Some("metadata")),
-        (json!({"store": true}), 400, Some("store")),
         (json!({"cache_prompt": 1}), 400, Some("cache_prompt")),
         (json!({"ignore_eos": "no"}), 400, Some("ignore_eos")),
         (json!({"mirostat": 2}), 400, Some("mirostat")),
@@ -180,6 +180,7 @@ fn completion_table() -> Vec<(Value, u16, Option<&'static str>)> {
         (json!({"prompt": vec!["a"; 129]}), 400, Some("prompt")),
         (json!({"prompt": vec!["a"; 3], "n": 100}), 400, Some("prompt")),
         (json!({"suffix": "end"}), 400, Some("suffix")),
+        (json!({"store": true}), 400, Some("store")),
         (json!({"best_of": 3}), 400, Some("best_of")),
         (json!({"logprobs": 6}), 400, Some("logprobs")),
         (json!({"logprobs": true}), 400, Some("logprobs")),
@@ -277,7 +278,7 @@ async fn unknown_paths_and_methods() {
         let answer = get(&state, path).await;
         assert_eq!((answer.status.as_u16(), answer.error_param()), (404, None), "{path}");
     }
-    for (method, path, allowed) in [("GET", CHAT, "POST"), ("DELETE", "/v1/models", "GET"), ("POST", "/health", "GET")]
+    for (method, path, allowed) in [("PUT", CHAT, "POST"), ("DELETE", "/v1/models", "GET"), ("POST", "/health", "GET")]
     {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         let answer = send(&state, request).await;

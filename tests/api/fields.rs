@@ -50,7 +50,7 @@ async fn every_field_arrives() {
             "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repeat_penalty": 1.25,
             "presence_penalty": -2, "frequency_penalty": 2, "logit_bias": {"7": -100, "8": 1.5}, "seed": -3,
             "n": 4, "max_completion_tokens": 12, "stop_token_ids": [9], "logprobs": true, "top_logprobs": 20,
-            "user": "u", "metadata": {"a": "b"}, "service_tier": "auto", "safety_identifier": "s", "store": false,
+            "user": "u", "metadata": {"a": "b"}, "service_tier": "auto", "safety_identifier": "s", "store": true,
             "prompt_cache_key": "k", "cache_prompt": true, "response_format": {"type": "text"}, "tool_choice": "auto",
             "parallel_tool_calls": true, "typical_p": 1, "mirostat": 0, "min_tokens": 0, "functions": null,
         })),

@@ -130,6 +130,16 @@ impl Answer {
         self.body.split_terminator("\n\n").filter_map(event).collect()
     }
 
+    /// The names and data of a stream whose events have names.
+    pub fn named_events(&self) -> Vec<(String, Value)> {
+        assert_eq!(self.headers["content-type"], "text/event-stream");
+        let event = |event: &str| {
+            let (name, data) = event.strip_prefix("event: ")?.split_once("\ndata: ")?;
+            Some((name.to_owned(), serde_json::from_str(data).expect("an event's data is JSON")))
+        };
+        self.body.split_terminator("\n\n").filter_map(event).collect()
+    }
+
     /// Checks the error object's shape; answers its `param`.
     pub fn error_param(&self) -> Option<String> {
         let body = self.json();
@@ -179,12 +189,13 @@ pub fn redact(mut value: Value) -> Value {
             Value::Object(map) => {
                 for (key, value) in map.iter_mut() {
                     match key.as_str() {
-                        "id" if value.is_string() => {
+                        "id" | "item_id" | "call_id" if value.is_string() => {
                             let text = value.as_str().unwrap_or_default();
                             let end = text.find(['-', '_']).map_or(0, |end| end + 1);
                             *value = format!("{}[id]", &text[..end]).into();
                         }
-                        "created" => *value = "[time]".into(),
+                        "created" | "created_at" => *value = "[time]".into(),
+                        "completed_at" if value.is_number() => *value = "[time]".into(),
                         "system_fingerprint" => {
                             assert!(value.as_str().is_some_and(|text| text.starts_with("fp_")));
                             *value = "[fingerprint]".into();

@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod anthropic;
 mod errors;
 mod fields;
 mod harness;
@@ -9,5 +10,9 @@ mod limits;
 mod metrics;
 mod mutated;
 mod python;
+mod responses;
 mod several;
 mod sockets;
+mod stored;
+mod tokens;
+mod truncated;

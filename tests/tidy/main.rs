@@ -14,7 +14,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 
 /// Module of `src/`, then the modules it may import. Dependencies point down only.
 const IMPORTS: &[(&str, &[&str])] = &[
-    ("api", &["engine", "text"]),
+    ("api", &["engine", "text", "store"]),
     ("text", &["gguf"]),
     ("engine", &["model", "kernels", "gguf", "plan"]),
     ("model", &["kernels", "gguf", "plan"]),
@@ -27,6 +27,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // Asks servers from outside, as any client does.
     ("load", &[]),
     ("pull", &[]),
+    // Keeps bytes for whoever asks.
+    ("store", &[]),
 ];
 
 /// The binary's own files: they put the parts together, so they may import any.
