@@ -29,7 +29,7 @@ use tokio::time::timeout;
 /// Serve models over HTTP, with OpenAI's API
 ///
 /// With --model it serves that one. Else it serves all of --models, each loaded by its first request and unloaded when
-/// its memory is needed or nobody has asked for it for --keep-alive; a models.toml there may say more (see README.md).
+/// its memory is needed or nobody has asked for it for --keep-alive; a models.toml there may say more (docs/operation.md).
 ///
 /// Ctrl-C or SIGTERM finish the answers under way and exit 0; a second one ends at once.
 #[derive(clap::Args)]
