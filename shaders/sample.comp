@@ -1,9 +1,10 @@
-// Chooses the next token of each output row from its logits, exactly over the whole vocabulary, and advances the step:
-// next[sequence], the count of the token where penalties are on, and, last, the sequence's ring.
+// Chooses the next token of each output row from its logits, exactly over the whole vocabulary, and tells of it:
+// next[sequence], the count of the token where penalties are on, and, last, the running step's entry of the ring.
 //
 // logits: [outputs][logits_stride]; outputs: [outputs], the row whose successor is chosen (NO_ROW: nothing to do);
-// rows: the rows evaluated; sampling, next: by sequence; biases: [sequence][MAX_BIAS]; counts: [sequence][vocabulary];
-// scratch: [outputs][2][vocabulary]; ring: [sequence][RING_TOKENS]. vocabulary < 2²⁰. One workgroup owns one output.
+// rows: the rows evaluated; sampling, next: by sequence; biases: [sequence][MAX_BIAS]; masks: [sequence][vocabulary / 32]
+// words, rounded up; counts: [sequence][vocabulary]; scratch: [outputs][2][vocabulary]; ring: [RING_STEPS][ring_stride],
+// an entry for each output. vocabulary < 2²⁰. One workgroup owns one output.
 // `rows` and `next` may be the same memory if row i belongs to sequence i.
 //
 // In this order (see SamplingParameters):
@@ -12,6 +13,7 @@
 //                  (Keskar et al., "CTRL", 2019; for negative logits as in transformers' logits processor)
 //   presence,      x -= presence × [n > 0] + frequency × n, n times the token occurs in the answer
 //   frequency      (the formula in OpenAI's API reference)
+//   mask           x = -inf where the token's bit is 0
 //   temperature t  0: the greatest x, the lowest id among equals. Else p = exp((x - max) / t) in units of 2⁻³¹, rounded
 //   top-k          the k greatest p
 //   top-p          the fewest greatest p whose sum is at least top_p × the sum of what top-k left
@@ -41,17 +43,21 @@ layout(push_constant, scalar) uniform Push {
     RowIn rows;
     SamplingIn sampling;
     BiasIn biases;
+    UintIn masks;
+    UintIn clock;
     UintOut counts;
     UintOut scratch;
     RowOut next;
     UintOut ring;
     uint vocabulary;
     uint logits_stride;
+    uint ring_stride;
 };
 
 // Logits are confined to ±2¹²⁶, so that no difference of two is infinite; LOWEST also stands for -inf and NaN.
 const uint GREATEST_BITS = 0x7e800000u;
 const uint SIGN_BIT = 0x80000000u;
+const uint NEGATIVE_INFINITY_BITS = 0xff800000u;
 const float LOWEST = -8.507059173023462e37;
 const float BEYOND = 2.0 * LOWEST;
 
@@ -100,7 +106,7 @@ float penalized(float x, uint count, Sampling how) {
     return y;
 }
 
-// Writes the logits with bias and penalties into this output's scratch.
+// Writes the logits with bias, penalties and mask into this output's scratch.
 void adjust(uint logits_at, uint scratch_at, uint sequence, Sampling how) {
     const uint lane = gl_LocalInvocationID.x;
     for (uint i = lane; i < vocabulary; i += gl_WorkGroupSize.x) {
@@ -113,12 +119,17 @@ void adjust(uint logits_at, uint scratch_at, uint sequence, Sampling how) {
             scratch.v[scratch_at + bias.token] = floatBitsToUint(x + bias.value);
         }
     }
-    if (how.counted == 0) return;
-    for (uint i = lane; i < vocabulary; i += gl_WorkGroupSize.x) {
+    for (uint i = lane; i < vocabulary && how.counted != 0; i += gl_WorkGroupSize.x) {
         const uint count = counts.v[sequence * vocabulary + i];
         if (count != 0) {
             const float x = confined(uintBitsToFloat(scratch.v[scratch_at + i]));
             scratch.v[scratch_at + i] = floatBitsToUint(penalized(x, count, how));
+        }
+    }
+    const uint mask_at = sequence * ((vocabulary + 31) / 32);
+    for (uint i = lane; i < vocabulary && how.masked != 0; i += gl_WorkGroupSize.x) {
+        if ((masks.v[mask_at + i / 32] >> (i % 32) & 1) == 0) {
+            scratch.v[scratch_at + i] = NEGATIVE_INFINITY_BITS;
         }
     }
 }
@@ -260,13 +271,13 @@ void draw(uint scratch_at, uint held, Sampling how, uint position) {
     barrier();
 }
 
-void advance(uint sequence, uint position, uint token, bool counted) {
+void advance(uint output_row, uint sequence, uint position, uint token, bool counted) {
     if (counted) {
         counts.v[sequence * vocabulary + token] += 1;
     }
     next.v[sequence] = Row(token, position, sequence, 1);
     memoryBarrierBuffer();
-    ring.v[sequence * RING_TOKENS + position % RING_TOKENS] = token | ((position & 0xfffu) << 20);
+    ring.v[clock.v[CLOCK_RUNNING] * ring_stride + output_row] = token;
 }
 
 void main() {
@@ -277,7 +288,7 @@ void main() {
     const Sampling how = sampling.v[row.sequence];
     const uint logits_at = output_row * logits_stride;
     const uint scratch_at = output_row * vocabulary * 2;
-    const bool adjusted = how.bias_count != 0 || how.counted != 0;
+    const bool adjusted = how.bias_count != 0 || how.counted != 0 || how.masked != 0;
     if (adjusted) {
         adjust(logits_at, scratch_at, row.sequence, how);
     }
@@ -287,6 +298,6 @@ void main() {
         draw(scratch_at, held, how, row.position + 1);
     }
     if (gl_LocalInvocationID.x == 0) {
-        advance(row.sequence, row.position + 1, chosen, how.counted != 0);
+        advance(output_row, row.sequence, row.position + 1, chosen, how.counted != 0);
     }
 }

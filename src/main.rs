@@ -4,6 +4,7 @@
 mod commands;
 
 use clap::{Parser, Subcommand};
+use commands::logging::LogFlags;
 use commands::{bench, devices, health, inspect, list, load_test, logits, plan, pull, rm, run, serve, tokenize};
 use std::io;
 use std::process::ExitCode;
@@ -24,9 +25,8 @@ use std::process::ExitCode;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log on the standard error output: error, warn, info, debug or trace, also as module=level,…
-    #[arg(long, global = true, env = "HESPER_LOG", default_value = "warn", value_name = "FILTER")]
-    log: tracing_subscriber::filter::Targets,
+    #[command(flatten)]
+    log: LogFlags,
 }
 
 #[derive(Subcommand)]
@@ -51,8 +51,24 @@ fn main() -> ExitCode {
     // Before anything that might start a thread.
     set_driver_environment();
     let cli = Cli::parse();
-    log(cli.log);
-    let outcome = match cli.command {
+    match execute(cli) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", paragraph(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<ExitCode> {
+    let otlp = match &cli.command {
+        Command::Serve(flags) => flags.otlp_endpoint(),
+        _ => None,
+    };
+    // What it has not sent yet it sends when it is dropped.
+    let _logging = cli.log.start(otlp)?;
+    match cli.command {
         Command::Serve(flags) => serve::serve(&flags),
         Command::Run(flags) => run::run(&flags),
         Command::Bench(flags) => bench::bench(&flags),
@@ -67,14 +83,6 @@ fn main() -> ExitCode {
         Command::Tokenize(flags) => tokenize::tokenize(&flags),
         Command::Logits(flags) => logits::logits(&flags),
         Command::Inspect(flags) => inspect::inspect(&flags),
-    };
-    match outcome {
-        Ok(code) => code,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", paragraph(&error));
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -82,13 +90,6 @@ fn main() -> ExitCode {
 fn set_driver_environment() {
     // Venus allocates without waiting and ends the process where that fails; waiting costs time at load only.
     hesper::gpu::set_driver_environment(&[("VN_PERF", "no_async_mem_alloc")]);
-}
-
-fn log(targets: tracing_subscriber::filter::Targets) {
-    use tracing_subscriber::layer::SubscriberExt;
-    use tracing_subscriber::util::SubscriberInitExt;
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    tracing_subscriber::registry().with(lines).with(targets).init();
 }
 
 /// The error and its causes in one line, without those that the text before already holds.

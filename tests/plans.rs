@@ -23,13 +23,19 @@ fn parse(model: &Synthetic) -> Gguf {
 
 fn lower(gguf: &Gguf, software: bool, key: PlanKey) -> Plan {
     let policy = if software { Policy::SOFTWARE } else { Policy::GPU };
-    let options = Options { context_tokens: Some(64), budget_bytes: 1 << 30, chunk_rows: 8, policy };
+    let options = Options { context_tokens: Some(64), sequences: 2, chunk_rows: 8, ..Options::alone(policy) };
     Planned::new(gguf, &options).unwrap_or_else(|error| panic!("{error}")).model.lower(key)
 }
 
-fn keys() -> [PlanKey; 4] {
+fn keys() -> [PlanKey; 5] {
     let key = |mode, rows, outputs| PlanKey { mode, rows, outputs };
-    [PlanKey::decode(1), key(Mode::Prefill, 4, 0), key(Mode::Prefill, 8, 1), key(Mode::Logits, 8, 8)]
+    [
+        PlanKey::decode(1),
+        PlanKey::decode(2),
+        key(Mode::Prefill, 4, 0),
+        key(Mode::Prefill, 8, 1),
+        key(Mode::Logits, 8, 8),
+    ]
 }
 
 /// One of each family.

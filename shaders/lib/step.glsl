@@ -1,13 +1,16 @@
-// The step: what changes from token to token, at fixed addresses. The host writes it while no plan runs; `sample`
-// advances it. Rust's structs of the same names are generated from these.
+// The step: what changes from token to token, at fixed addresses. The host writes steps into a ring, ahead of the device;
+// `begin` takes the next one, `sample` tells what came of it. Rust's structs of the same names are generated from these.
 
 // One token to evaluate.
 struct Row {
-    uint token;    // id
+    uint token;    // id, or SAMPLED_LAST
     uint position; // in its sequence, from 0
-    uint sequence; // which block table, sampling parameters, counts and ring it belongs to
+    uint sequence; // which block table, sampling parameters, mask and counts it belongs to
     uint live;     // 0: kernels must not touch the cache or the ring for this row
 };
+
+// A row's token and position are those that were sampled last for its sequence: the host need not know them yet.
+const uint SAMPLED_LAST = 0xffffffffu;
 
 // How the next token of one sequence is chosen; see SamplingParameters in src/engine/request.rs.
 struct Sampling {
@@ -22,7 +25,7 @@ struct Sampling {
     uint seed_high;
     uint bias_count; // entries of this sequence in the bias table
     uint counted;    // 1: penalties are on, `counts` is read and advanced
-    uint reserved;
+    uint masked;     // 1: only tokens whose bits are set in the sequence's mask may be sampled
 };
 
 // An entry of a sequence's table of logit biases.
@@ -40,11 +43,14 @@ const uint MAX_BIAS = 1024;
 // `counts`: how often each token occurs in a sequence's answer; the top bit says that it occurs in the prompt.
 const uint IN_PROMPT = 0x80000000u;
 
-// Entries of a sequence's ring of sampled tokens. An entry is token | (position & 0xfff) << 20, where position is that of
-// the sampled token: one word, so the host never sees half of it. The host clears them to NOT_SAMPLED before an answer.
-// The position tells an entry from that of a lap before, so a lap is shorter than 0x1000; and longer than what is in flight.
-const uint RING_TOKENS = 64;
+// Steps in the rings: those that the host writes, and the tokens that come of them. Steps in flight are fewer. The host
+// clears a step's tokens to NOT_SAMPLED before it submits it.
+const uint RING_STEPS = 8;
 const uint NOT_SAMPLED = 0xffffffffu;
+
+// Words of the clock: the number of the next step, and where in the rings the running one is.
+const uint CLOCK_NEXT = 0;
+const uint CLOCK_RUNNING = 1;
 
 // In a list of outputs: no row.
 const uint NO_ROW = 0xffffffffu;

@@ -1,7 +1,7 @@
 //! Who asks, until when, and what came of it: one record for each request, which goes with its task and is told in one
 //! line of the log when the last byte of its answer is sent.
 
-use super::{Settings, error::ApiError};
+use super::{Settings, error::ApiError, trace};
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::FromRequestParts,
@@ -17,6 +17,7 @@ use std::{
     task::{Context, Poll},
     time::{Duration, Instant},
 };
+use tracing::Span;
 
 /// Seconds, with a fraction or not, after which a client has no use for an answer.
 pub const TIMEOUT_HEADER: &str = "x-request-timeout";
@@ -47,6 +48,7 @@ pub struct Record {
     client: OnceLock<Arc<str>>,
     deadline: OnceLock<Instant>,
     figures: Mutex<Figures>,
+    span: Span,
 }
 
 /// What is known of an answer, more from step to step. Times are from the request's head on.
@@ -64,7 +66,8 @@ pub struct Figures {
 }
 
 impl Record {
-    pub fn new(id: String, method: Method, path: String) -> Record {
+    /// `span` ends with it.
+    pub fn new(id: String, method: Method, path: String, span: Span) -> Record {
         Record {
             id,
             method,
@@ -74,6 +77,7 @@ impl Record {
             client: OnceLock::new(),
             deadline: OnceLock::new(),
             figures: Mutex::default(),
+            span,
         }
     }
 
@@ -188,6 +192,7 @@ pub fn timed_out() -> ApiError {
 impl Drop for Record {
     fn drop(&mut self) {
         let figures = self.figures.get_mut().unwrap_or_else(PoisonError::into_inner);
+        trace::end(&self.span, figures);
         let ms = |time: Duration| time.as_micros() as f64 / 1000.0;
         macro_rules! line {
             ($level:expr) => {
@@ -273,7 +278,7 @@ mod tests {
     fn the_earlier_deadline_counts() {
         let deadline = |limit: Option<u64>, sent: &[&str]| {
             let settings = Settings { request_limit: limit.map(Duration::from_secs), ..Settings::default() };
-            let record = Record::new(String::new(), Method::GET, String::new());
+            let record = Record::new(String::new(), Method::GET, String::new(), Span::none());
             record.admit(&settings, None, None, &headers(TIMEOUT_HEADER, sent))?;
             Ok(record.deadline.get().map(|deadline| (*deadline - record.begin).as_secs_f64()))
         };
@@ -290,7 +295,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_header_panics(text in "[ -~]{0,60}", trusted in 0usize..4) {
-            let record = Record::new(String::new(), Method::GET, String::new());
+            let record = Record::new(String::new(), Method::GET, String::new(), Span::none());
             let mut all = headers("x-forwarded-for", &[&text]);
             all.append(TIMEOUT_HEADER, HeaderValue::from_str(&text).unwrap());
             let settings = Settings { trusted_proxies: trusted, ..Settings::default() };

@@ -354,7 +354,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(read, value);
-            prop_assert!(characters.as_str().starts_with("} 1"));
+            let rest = characters.as_str();
+            prop_assert!(rest.starts_with("} 1"), "{rest:?}");
         }
     }
 }

@@ -42,6 +42,7 @@ mod stream;
 pub mod tls;
 mod tokens;
 pub mod tool_fields;
+mod trace;
 mod truncate;
 
 pub use serve::serve;

@@ -1,13 +1,15 @@
 //! `hesper bench`: tokens per second, measured and reported as llama-bench does.
 
 use super::bench_report::{Case, Report, Result as Measured};
-use super::flags::{DeviceFlags, ModelFlag};
+use super::flags::{DeviceFlags, ModelFlag, Sharing};
 use super::load;
 use anyhow::{Result, anyhow, bail};
 use hesper::engine::pace::{Pace, SILENCE};
 use hesper::engine::request::SamplingParameters;
 use hesper::engine::runner::Runner;
+use hesper::engine::solo::Solo;
 use hesper::gguf::Gguf;
+use std::collections::VecDeque;
 use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
@@ -59,7 +61,7 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
     let device = gpu.label();
-    let planned = load::plan(&gguf, gpu.info(), &flags.device, Some(context_tokens), &mut notes)?;
+    let planned = load::plan(&gguf, gpu.info(), &flags.device, &Sharing::alone(Some(context_tokens)), &mut notes)?;
     let report = Report::new(&gguf, &device, flags.device.chunk, planned.model.architecture.name);
     let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
     let mut bench = Bench { tokens: random_tokens(context_tokens, runner.model().dims.vocabulary), runner };
@@ -103,44 +105,36 @@ struct Bench {
 impl Bench {
     fn measure(&mut self, case: &Case) -> Result<Duration> {
         let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
-        self.runner.begin(&[], &greedy, 0);
-        self.evaluate(0, case.depth, false)?;
-        match case.prompt {
-            0 => self.generate(case),
-            prompt => {
-                let start = Instant::now();
-                self.evaluate(case.depth, prompt, true)?;
-                Ok(start.elapsed())
-            }
+        let mut solo = Solo::begin(&mut self.runner, &[], &greedy, 0);
+        let depth = case.depth as usize;
+        solo.prefill(&self.tokens[..depth], 0, false)?;
+        if case.prompt == 0 {
+            // One token, which is not measured, is there to start from.
+            solo.prefill(&self.tokens[depth..=depth], case.depth, true)?;
+            return generate(&mut solo, case.generated);
         }
-    }
-
-    /// Evaluates `count` tokens that stand at `first` and behind, and waits for them.
-    fn evaluate(&mut self, first: u32, count: u32, sample: bool) -> Result<()> {
-        let tokens = &self.tokens[first as usize..(first + count) as usize];
-        self.runner.prefill(tokens, first, sample, &|| false)?;
-        Ok(())
-    }
-
-    fn generate(&mut self, case: &Case) -> Result<Duration> {
-        // One token, which is not measured, is there to start from.
-        self.evaluate(case.depth, 1, true)?;
-        let first = case.depth + 2;
-        let (end, mut submitted) = (first + case.generated, first);
-        let mut pace = Pace::new(SILENCE);
         let start = Instant::now();
-        for position in first..end {
-            while submitted < end.min(position + 1 + AHEAD) {
-                self.runner.submit_decode()?;
-                submitted += 1;
-            }
-            pace.wait(&mut self.runner, || false, |runner| runner.sampled(position))?
-                .ok_or_else(|| anyhow!("the device gave no token"))?;
-        }
-        let elapsed = start.elapsed();
-        self.runner.wait()?;
-        Ok(elapsed)
+        solo.prefill(&self.tokens[depth..][..case.prompt as usize], case.depth, true)?;
+        Ok(start.elapsed())
     }
+}
+
+fn generate(solo: &mut Solo<'_>, tokens: u32) -> Result<Duration> {
+    let (mut submitted, mut flights) = (0, VecDeque::new());
+    let mut pace = Pace::new(SILENCE);
+    let start = Instant::now();
+    for done in 0..tokens {
+        while submitted < tokens.min(done + 1 + AHEAD) {
+            flights.push_back(solo.submit_decode()?);
+            submitted += 1;
+        }
+        let Some(step) = flights.pop_front() else { break };
+        pace.wait(solo.runner, || false, |runner| runner.sampled(step, 0))?
+            .ok_or_else(|| anyhow!("the device gave no token"))?;
+    }
+    let elapsed = start.elapsed();
+    solo.runner.wait()?;
+    Ok(elapsed)
 }
 
 #[cfg(test)]

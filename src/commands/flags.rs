@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use clap::Args;
 use clap::builder::{BoolishValueParser, PathBufValueParser};
+use hesper::engine::runner::SEQUENCES_MAX;
 use hesper::pull::{Store, has_scheme};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// a prompt of 512 runs at 2200 t/s with 16, 3200 with 64 and 2200 with 256.
 const CHUNK_DEFAULT: u32 = 64;
 const CHUNK_MAX: u32 = 1024;
+
+/// Sequences at once unless asked otherwise.
+const PARALLEL_DEFAULT: u32 = 16;
 
 #[derive(Args, Clone, Debug)]
 pub struct ModelFlag {
@@ -75,6 +79,41 @@ pub struct ContextFlag {
     /// Longest sequence, prompt and answer together, in tokens [default: the model's own, at most 4096].
     #[arg(long, env = "HESPER_CTX", value_name = "N")]
     pub ctx: Option<u32>,
+}
+
+/// How many sequences a model is loaded for, and how long they may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    pub context_tokens: Option<u32>,
+    pub sequences: u32,
+    pub cache_tokens: Option<u32>,
+}
+
+impl Sharing {
+    /// One sequence has the model to itself.
+    pub fn alone(context_tokens: Option<u32>) -> Sharing {
+        Sharing { context_tokens, sequences: 1, cache_tokens: None }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct SharingFlags {
+    #[command(flatten)]
+    context: ContextFlag,
+    /// Sequences that are answered at once; further requests wait.
+    #[arg(long, env = "HESPER_PARALLEL", default_value_t = PARALLEL_DEFAULT, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(SEQUENCES_MAX)))]
+    parallel: u32,
+    /// Tokens that the cache holds, of all sequences together [default: those of four sequences of full length, or as many
+    /// as fit].
+    #[arg(long, env = "HESPER_CACHE_TOKENS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cache_tokens: Option<u32>,
+}
+
+impl SharingFlags {
+    pub fn sharing(&self) -> Sharing {
+        Sharing { context_tokens: self.context.ctx, sequences: self.parallel, cache_tokens: self.cache_tokens }
+    }
 }
 
 /// Bytes of a size as `4G`, `512MiB`, `1.5g` or `1000000`; K, M, G and T are powers of 1024.

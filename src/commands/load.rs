@@ -1,7 +1,7 @@
 //! From a path and flags to a model on a device, and what is printed on the way.
 
 use super::budget;
-use super::flags::DeviceFlags;
+use super::flags::{DeviceFlags, Sharing};
 use anyhow::{Context, Result, bail};
 use hesper::engine::runner::{Options, Planned, Runner};
 use hesper::engine::self_test::self_test;
@@ -39,12 +39,14 @@ pub fn plan(
     gguf: &Gguf,
     device: &DeviceInfo,
     flags: &DeviceFlags,
-    context_tokens: Option<u32>,
+    sharing: &Sharing,
     out: &mut impl Write,
 ) -> Result<Planned> {
     let default_bytes = || budget::default_bytes(device, budget::available_bytes());
     let options = Options {
-        context_tokens,
+        context_tokens: sharing.context_tokens,
+        sequences: sharing.sequences,
+        cache_tokens: sharing.cache_tokens,
         budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
         chunk_rows: flags.chunk,
         policy: Policy { software: device.software, subgroup_size: device.subgroup_size },
@@ -72,6 +74,8 @@ fn check_kernels(planned: &Planned, gguf: &Gguf, gpu: Gpu, out: &mut impl Write)
     let start = Instant::now();
     let options = Options {
         context_tokens: Some(planned.model.sizes.context_tokens),
+        sequences: planned.model.sizes.sequences,
+        cache_tokens: None,
         budget_bytes: planned.memory.budget_bytes,
         chunk_rows: planned.model.sizes.chunk_rows,
         policy: planned.model.policy,

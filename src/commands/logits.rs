@@ -1,6 +1,6 @@
 //! `hesper logits`: what the model computes, for comparison with other programs.
 
-use super::flags::{DeviceFlags, ModelFlag};
+use super::flags::{DeviceFlags, ModelFlag, Sharing};
 use super::load;
 use anyhow::{Context, Result, bail};
 use hesper::gguf::Gguf;
@@ -32,7 +32,7 @@ pub fn logits(flags: &Flags) -> Result<ExitCode> {
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
     let context_tokens = u32::try_from(flags.tokens.len()).context("too many tokens")?.max(2);
-    let planned = load::plan(&gguf, gpu.info(), &flags.device, Some(context_tokens), &mut notes)?;
+    let planned = load::plan(&gguf, gpu.info(), &flags.device, &Sharing::alone(Some(context_tokens)), &mut notes)?;
     let vocabulary = planned.model.dims.vocabulary;
     if let Some(token) = flags.tokens.iter().find(|token| **token >= vocabulary) {
         bail!("--tokens holds {token}, but the model has {vocabulary} tokens, from 0 on");

@@ -12,6 +12,7 @@ pub mod list;
 mod load;
 mod load_report;
 pub mod load_test;
+pub mod logging;
 pub mod logits;
 pub mod plan;
 pub mod pull;

@@ -4,7 +4,7 @@ use super::flags::ModelFlag;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
-use hesper::engine::runner::{Options, Planned};
+use hesper::engine::runner::{Options, Planned, SEQUENCES_MAX};
 use hesper::gguf::Gguf;
 use hesper::kernels::policy::Policy;
 use hesper::model::lower::{Mode, PlanKey};
@@ -22,12 +22,20 @@ pub struct Flags {
     /// What is evaluated: the next token of a sequence, or tokens of a prompt.
     #[arg(long, env = "HESPER_MODE", default_value = "decode", value_enum)]
     mode: ModeFlag,
-    /// Tokens of a prompt evaluated at once: a power of two.
-    #[arg(long, env = "HESPER_ROWS", value_name = "N", value_parser = super::flags::chunk)]
+    /// Tokens evaluated at once, of a prompt, or of so many sequences: a power of two.
+    #[arg(long, env = "HESPER_ROWS", value_name = "N", value_parser = rows)]
     rows: Option<u32>,
     /// Plan for a software device instead of a GPU.
     #[arg(long, env = "HESPER_SOFTWARE", value_parser = BoolishValueParser::new())]
     software: bool,
+}
+
+fn rows(text: &str) -> Result<u32, String> {
+    match text {
+        "1" => Ok(1),
+        "2" => Ok(2),
+        other => super::flags::chunk(other),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,13 +46,16 @@ enum ModeFlag {
 
 pub fn plan(flags: &Flags) -> Result<ExitCode> {
     let key = match (flags.mode, flags.rows) {
-        (ModeFlag::Decode, None) => PlanKey::decode(1),
-        (ModeFlag::Decode, Some(_)) => bail!("--rows goes with --mode prefill: decode evaluates one token"),
+        (ModeFlag::Decode, rows) if rows.unwrap_or(1) > SEQUENCES_MAX => {
+            bail!("--rows: decoding has a token of at most {SEQUENCES_MAX} sequences in a step")
+        }
+        (ModeFlag::Decode, rows) => PlanKey::decode(rows.unwrap_or(1)),
         (ModeFlag::Prefill, rows) => PlanKey { mode: Mode::Prefill, rows: rows.unwrap_or(64), outputs: 1 },
     };
     let gguf = Gguf::open(flags.model.path()?)?;
     let policy = if flags.software { Policy::SOFTWARE } else { Policy::GPU };
-    let options = Options { context_tokens: None, budget_bytes: u64::MAX, chunk_rows: key.rows.max(4), policy };
+    let sequences = if key.mode == Mode::Decode { key.rows } else { 1 };
+    let options = Options { sequences, cache_tokens: Some(0), chunk_rows: key.rows.max(4), ..Options::alone(policy) };
     let plan = Planned::new(&gguf, &options)?.model.lower(key);
     let mut out = BufWriter::new(io::stdout().lock());
     write!(out, "{plan}{}", summary(&plan, key.rows))?;

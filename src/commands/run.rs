@@ -1,6 +1,6 @@
 //! `hesper run`: answers in the terminal.
 
-use super::flags::{ContextFlag, DeviceFlags, ModelFlag, between};
+use super::flags::{ContextFlag, DeviceFlags, ModelFlag, Sharing, between};
 use super::load;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::BoolishValueParser;
@@ -93,7 +93,7 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     }
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
-    let planned = load::plan(&gguf, gpu.info(), &flags.device, flags.context.ctx, &mut notes)?;
+    let planned = load::plan(&gguf, gpu.info(), &flags.device, &Sharing::alone(flags.context.ctx), &mut notes)?;
     load::check_vocabulary(&gguf, &session.text, &planned)?;
     let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
     session.context_tokens = runner.context_tokens();

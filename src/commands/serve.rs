@@ -5,7 +5,7 @@ mod library;
 mod network;
 mod signals;
 
-use super::flags::{ContextFlag, DeviceFlags, ModelsFlag};
+use super::flags::{DeviceFlags, ModelsFlag, SharingFlags};
 use anyhow::Result;
 use catalog::{KeepAlive, Source, keep_alive};
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PathBufValueParser};
@@ -54,7 +54,7 @@ pub struct Flags {
     #[command(flatten)]
     device: DeviceFlags,
     #[command(flatten)]
-    context: ContextFlag,
+    sharing: SharingFlags,
     /// Requests that may wait for a model; further ones are refused with status 429.
     #[arg(long, env = "HESPER_MAX_QUEUE", default_value = "64", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -74,9 +74,17 @@ pub struct Flags {
     /// Log the bodies of requests, with all that people ask; they are never logged without this.
     #[arg(long, env = "HESPER_LOG_PROMPTS", value_parser = BoolishValueParser::new())]
     log_prompts: bool,
+    /// OpenTelemetry collector that gets a trace of every request over HTTP, as http://127.0.0.1:4318 [default:
+    /// $OTEL_EXPORTER_OTLP_ENDPOINT, else none].
+    #[arg(long, env = "HESPER_OTLP_ENDPOINT", value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
+    otlp_endpoint: Option<String>,
 }
 
 impl Flags {
+    pub fn otlp_endpoint(&self) -> Option<&str> {
+        self.otlp_endpoint.as_deref()
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             lenient: self.lenient,
@@ -113,21 +121,21 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
     let (failed, failures) = mpsc::unbounded_channel();
     let settings = library::Settings {
         device: flags.device.clone(),
-        context: flags.context.clone(),
+        sharing: flags.sharing.sharing(),
         keep_alive: flags.keep_alive,
         max_queue: flags.max_queue as usize,
         // Without its only model a server is of no use.
         failed: single.then(|| failed.clone()),
     };
     // Before anything slow is done.
-    flags.network.apply(&State::new(Settings::default()))?;
+    let credentials = flags.network.credentials()?;
     let library = Arc::new(Library::open(sources, settings)?);
     if !address.ip().is_loopback() && flags.network.is_open() {
         eprintln!("warning: whoever reaches {address} may use this server; --api-key or --api-keys restrict it");
     }
     let loader = Arc::new(Shared(library.clone()));
     let state = State::with_models(flags.settings(), library.entries(single), loader);
-    flags.network.apply(&state)?;
+    credentials.give(&state);
     if let Some(store) = store {
         state.keep_in(store);
     }

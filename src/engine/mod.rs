@@ -1,5 +1,7 @@
 //! The engine: one thread that owns the device and turns requests into tokens. It knows nothing of text or HTTP.
 
+pub mod batch;
+pub mod blocks;
 pub mod logprobs;
 pub mod pace;
 pub mod queue;
@@ -7,5 +9,8 @@ pub mod request;
 pub mod runner;
 pub mod schedule;
 pub mod self_test;
+mod sequence;
+pub mod solo;
 pub mod stats;
+mod waiting;
 pub mod worker;

@@ -33,22 +33,24 @@ struct Counters {
 /// The clients' end.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    sender: mpsc::Sender<Request>,
+    sender: mpsc::UnboundedSender<Request>,
+    capacity: usize,
     counters: Arc<Counters>,
 }
 
 /// The engine's end. When it is dropped, [`Handle::submit`] answers [`Refused::Stopped`].
 #[derive(Debug)]
 pub struct Inbox {
-    receiver: mpsc::Receiver<Request>,
+    receiver: mpsc::UnboundedReceiver<Request>,
     counters: Arc<Counters>,
 }
 
 /// A queue in which at most `capacity` requests wait.
 pub fn queue(capacity: usize) -> (Handle, Inbox) {
-    let (sender, receiver) = mpsc::channel(capacity);
+    // It is bounded by the count of those that wait, since the engine takes them out to put them in order.
+    let (sender, receiver) = mpsc::unbounded_channel();
     let counters = Arc::new(Counters::default());
-    (Handle { sender, counters: counters.clone() }, Inbox { receiver, counters })
+    (Handle { sender, capacity, counters: counters.clone() }, Inbox { receiver, counters })
 }
 
 impl Handle {
@@ -60,17 +62,21 @@ impl Handle {
         if self.is_restarting() {
             return Err(Refused::Restarting { retry_after_s: 5 });
         }
-        self.counters.waiting.fetch_add(1, Ordering::AcqRel);
-        self.sender.try_send(request).map_err(|error| {
-            self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
-            match error {
-                mpsc::error::TrySendError::Full(_) => Refused::Full { capacity: self.capacity(), retry_after_s: 1 },
-                mpsc::error::TrySendError::Closed(_) => Refused::Stopped,
-            }
+        if self.is_stopped() {
+            return Err(Refused::Stopped);
+        }
+        let one_more = |waiting| (waiting < self.capacity).then_some(waiting + 1);
+        let waiting = &self.counters.waiting;
+        if waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_err() {
+            return Err(Refused::Full { capacity: self.capacity, retry_after_s: 1 });
+        }
+        self.sender.send(request).map_err(|_| {
+            waiting.fetch_sub(1, Ordering::AcqRel);
+            Refused::Stopped
         })
     }
 
-    /// Requests that wait; one that runs is not among them.
+    /// Requests that wait; those that run are not among them.
     pub fn waiting(&self) -> usize {
         self.counters.waiting.load(Ordering::Acquire)
     }
@@ -81,7 +87,7 @@ impl Handle {
 
     /// Requests that may wait.
     pub fn capacity(&self) -> usize {
-        self.sender.max_capacity()
+        self.capacity
     }
 
     /// What the engine counts.
@@ -111,17 +117,14 @@ impl Handle {
 }
 
 impl Inbox {
-    /// The next request whose client still listens; waits for one. `None` when every [`Handle`] is gone.
-    /// The request counts as running until [`Inbox::finished`].
-    pub fn next_request(&mut self) -> Option<Request> {
-        loop {
-            let request = self.receiver.blocking_recv()?;
-            self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
-            if !request.events.is_closed() {
-                self.counters.running.fetch_add(1, Ordering::AcqRel);
-                return Some(request);
-            }
-        }
+    /// A request that has come, if there is one. It counts as waiting until [`Inbox::started`] or [`Inbox::dropped`].
+    pub fn try_next(&mut self) -> Option<Request> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// The next request; waits for one. `None` when every [`Handle`] is gone.
+    pub fn next(&mut self) -> Option<Request> {
+        self.receiver.blocking_recv()
     }
 
     /// Whether requests are refused since there is no device to run them on.
@@ -129,8 +132,23 @@ impl Inbox {
         self.counters.restarting.store(restarting, Ordering::Release);
     }
 
-    /// The request last taken is done with.
-    pub fn finished(&mut self) {
+    /// A request waits no more and runs, until [`Inbox::finished`].
+    pub fn started(&self) {
+        self.counters.running.fetch_add(1, Ordering::AcqRel);
+        self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A request that waited is given up.
+    pub fn dropped(&self) {
+        self.counters.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// A request that ran is done with.
+    pub fn finished(&self) {
         self.counters.running.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub fn stats(&self) -> &Stats {
+        &self.counters.stats
     }
 }

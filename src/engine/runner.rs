@@ -3,7 +3,7 @@
 use super::request::{MAX_LOGIT_BIAS, SamplingParameters};
 use super::schedule;
 use crate::gguf::Gguf;
-use crate::kernels::{Bias, IN_PROMPT, NOT_SAMPLED, RING_TOKENS, Row, Sampling, policy::Policy};
+use crate::kernels::{BLOCK_TOKENS, Bias, IN_PROMPT, NO_ROW, NOT_SAMPLED, RING_STEPS, Row, Sampling, policy::Policy};
 use crate::model::ModelError;
 use crate::model::dims::Dims;
 use crate::model::load;
@@ -19,6 +19,11 @@ use std::collections::HashMap;
 pub struct Options {
     /// Longest sequence; `None`: the model's own, at most [`CONTEXT_TOKENS_DEFAULT`].
     pub context_tokens: Option<u32>,
+    /// Sequences that may be answered at once, 1..=[`SEQUENCES_MAX`].
+    pub sequences: u32,
+    /// Tokens that the cache holds, of all sequences together, at least the longest sequence's; `None`: those of
+    /// [`CACHE_CONTEXTS_DEFAULT`] longest sequences, or as many as the budget allows.
+    pub cache_tokens: Option<u32>,
     /// Bytes of device memory that may be used.
     pub budget_bytes: u64,
     /// Most rows of a prefill plan, a power of two.
@@ -27,8 +32,28 @@ pub struct Options {
     pub policy: Policy,
 }
 
+impl Options {
+    /// One sequence, with all the memory that there is.
+    pub fn alone(policy: Policy) -> Options {
+        Options {
+            context_tokens: None,
+            sequences: 1,
+            cache_tokens: None,
+            budget_bytes: u64::MAX,
+            chunk_rows: 64,
+            policy,
+        }
+    }
+}
+
 /// The longest sequence unless asked for more: a cache for a model's whole context is rarely wanted and often huge.
 pub const CONTEXT_TOKENS_DEFAULT: u32 = 4096;
+
+/// Most sequences at once: the largest decode plan.
+pub const SEQUENCES_MAX: u32 = 32;
+
+/// Sequences of full length that the cache is sized for unless asked otherwise. Most are far shorter.
+pub const CACHE_CONTEXTS_DEFAULT: u32 = 4;
 
 /// A model whose memory is planned and whose file is not yet read.
 pub struct Planned {
@@ -42,25 +67,29 @@ impl Planned {
     pub fn new(gguf: &Gguf, options: &Options) -> Result<Planned, ModelError> {
         let (architecture, dims) = Dims::read(gguf)?;
         let context_tokens = context_tokens(gguf, &dims, options)?;
-        let sizes = Sizes { sequences: 1, context_tokens, chunk_rows: options.chunk_rows };
+        let sequences = options.sequences.clamp(1, SEQUENCES_MAX);
+        let least = Sizes { sequences, context_tokens, chunk_rows: options.chunk_rows, cache_blocks: 0 };
         let policy = options.policy;
-        let weights = Weights::place(architecture, &dims, gguf, sizes.positions(), &policy)?;
+        let weights = Weights::place(architecture, &dims, gguf, least.positions(), &policy)?;
         let shape = dims.attention(architecture, false);
-        let state = State::place(&dims, &shape, &sizes).map_err(|error| ModelError::Unusable {
-            file: gguf.file().to_owned(),
-            problem: format!("{error}; shorten the context with --ctx"),
-        })?;
+        let state = State::place(&dims, &shape, &least).map_err(|error| unusable(gguf, &error.to_string()))?;
         let slot_bytes = load::slot_bytes(&weights);
-        let model = Model { architecture, dims, sizes, weights, state, policy };
+        let mut model = Model { architecture, dims, sizes: least, weights, state, policy };
         let arena_bytes = model.keys().map(|key| model.lower(key).arena_bytes).max().unwrap_or(0);
-        let memory = MemoryPlan {
+        let mut memory = MemoryPlan {
             weights_bytes: model.weights.bytes(),
-            cache_bytes: model.state.cache_bytes(),
+            cache_bytes: 0,
             arena_bytes,
             other_bytes: model.state.other_bytes() + load::staging_bytes(slot_bytes),
             mapped_bytes: model.state.mapped_bytes() + load::staging_bytes(slot_bytes),
             budget_bytes: options.budget_bytes,
         };
+        let block_bytes = 2 * shape.block_bytes() * u64::from(model.dims.layers);
+        model.sizes.cache_blocks = cache_blocks(&least, options, memory.left_bytes() / block_bytes.max(1));
+        model.state = State::place(&model.dims, &shape, &model.sizes).map_err(|error| {
+            unusable(gguf, &format!("{error}; shorten the context with --ctx, or give --cache-tokens less"))
+        })?;
+        memory.cache_bytes = model.state.cache_bytes();
         memory.check()?;
         Ok(Planned { model, memory, slot_bytes })
     }
@@ -91,43 +120,79 @@ impl Planned {
         for key in model.keys() {
             plans.insert(key, executor.prepare(&model.lower(key))?);
         }
-        let mut runner = Runner { executor, model, plans };
+        let mut runner = Runner { executor, model, plans, submitted: 0 };
         runner.write_constants();
         Ok(runner)
     }
 }
 
+fn unusable(gguf: &Gguf, problem: &str) -> ModelError {
+    ModelError::Unusable { file: gguf.file().to_owned(), problem: problem.to_owned() }
+}
+
 fn context_tokens(gguf: &Gguf, dims: &Dims, options: &Options) -> Result<u32, ModelError> {
     let context = options.context_tokens.unwrap_or(dims.context_tokens.min(CONTEXT_TOKENS_DEFAULT));
     if context < 2 || context > dims.context_tokens {
-        return Err(ModelError::Unusable {
-            file: gguf.file().to_owned(),
-            problem: format!(
-                "a context of {context} tokens was asked for; the model takes 2 to {}",
-                dims.context_tokens
-            ),
-        });
+        let problem =
+            format!("a context of {context} tokens was asked for; the model takes 2 to {}", dims.context_tokens);
+        return Err(unusable(gguf, &problem));
     }
     Ok(context)
+}
+
+/// Blocks of the cache: those asked for, else those of a few sequences of full length or as many as there is memory for.
+/// Never less than one sequence needs, and never more than all sequences could use.
+fn cache_blocks(sizes: &Sizes, options: &Options, blocks_left: u64) -> u32 {
+    let one = sizes.blocks_a_sequence();
+    match options.cache_tokens {
+        // The spare block of each sequence is not the user's to count.
+        Some(tokens) => tokens.div_ceil(BLOCK_TOKENS).saturating_add(sizes.sequences).max(one),
+        None => {
+            let wanted = one.saturating_mul(sizes.sequences.min(CACHE_CONTEXTS_DEFAULT));
+            wanted.min(u32::try_from(blocks_left).unwrap_or(u32::MAX)).max(one)
+        }
+    }
 }
 
 impl Model {
     /// The plans that a server uses.
     fn keys(&self) -> impl Iterator<Item = PlanKey> {
-        let prefill = schedule::chunk_sizes(self.sizes.chunk_rows)
-            .flat_map(|rows| [0, 1].map(|outputs| PlanKey { mode: Mode::Prefill, rows, outputs }));
-        std::iter::once(PlanKey::decode(1)).chain(prefill)
+        let (rows_max, outputs_max) = (self.sizes.prefill_rows(), self.sizes.decode_rows());
+        let prefill = schedule::chunk_sizes(rows_max).flat_map(move |rows| {
+            schedule::output_sizes(rows, outputs_max).map(move |outputs| PlanKey { mode: Mode::Prefill, rows, outputs })
+        });
+        schedule::decode_sizes(outputs_max).map(PlanKey::decode).chain(prefill)
     }
 }
 
-// The host knows an entry of the ring from the one a lap before by 12 bits of its position.
-const _: () = assert!(RING_TOKENS < 1 << 12);
+/// What a step evaluates.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepRows {
+    /// Those of one sequence side by side, in order; a sequence is named by its slot.
+    pub rows: Vec<Row>,
+    /// Indices of the rows whose successors are sampled.
+    pub outputs: Vec<u32>,
+    /// Rows of the plan for prompts that takes them, as [`schedule::share`] says.
+    pub plan_rows: u32,
+}
+
+impl StepRows {
+    /// One token of each of several sequences, all of them outputs: the plan for it does less.
+    fn is_decode(&self) -> bool {
+        self.outputs.len() == self.rows.len()
+    }
+}
+
+/// A submitted step's number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StepNumber(u64);
 
 /// A loaded model.
 pub struct Runner {
     executor: Box<dyn Executor + Send>,
     model: Model,
     plans: HashMap<PlanKey, Prepared>,
+    submitted: u64,
 }
 
 impl Runner {
@@ -150,19 +215,33 @@ impl Runner {
     /// What no request changes.
     fn write_constants(&mut self) {
         let state = &self.model.state;
-        let (every_row, blocks) = (state.every_row.clone(), state.blocks.clone());
+        let every_row = state.every_row.clone();
         let numbers: Vec<u32> = (0..(every_row.bytes / 4) as u32).collect();
         self.put(&every_row, 0, &numbers);
-        // With one sequence the cache needs no allocator: the sequence owns every block.
-        let numbers: Vec<u32> = (0..(blocks.bytes / 4) as u32).collect();
-        self.put(&blocks, 0, &numbers);
     }
 
-    /// Makes the sequence ready for an answer to `prompt`; nothing may be in flight.
-    pub fn begin(&mut self, prompt: &[u32], sampling: &SamplingParameters, seed: u64) {
+    /// Makes a slot ready for a sequence: how its tokens are sampled, those it has already (`answer`: behind the prompt).
+    /// Nothing that is in flight may use the slot; and likewise below.
+    pub fn begin(&mut self, slot: u32, prompt: &[u32], answer: &[u32], sampling: &SamplingParameters, seed: u64) {
         debug_assert!(sampling.logit_bias.len() <= MAX_LOGIT_BIAS);
-        let counted =
-            sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
+        let counted = is_counted(sampling);
+        let slot_of = |tensor: &Tensor| tensor.bytes as usize / self.model.sizes.sequences as usize;
+        let state = &self.model.state;
+        let (biases, counts) = (state.biases.clone(), state.counts.clone());
+        let (biases_at, counts_at) =
+            (slot_of(&biases) / size_of::<Bias>() * slot as usize, slot_of(&counts) / 4 * slot as usize);
+        self.put_sampling(slot, sampling, seed, false);
+        let entries: Vec<Bias> = sampling.logit_bias.iter().map(|&(token, value)| Bias { token, value }).collect();
+        self.put(&biases, biases_at, &entries);
+        if counted {
+            let mut seen = vec![0u32; self.model.dims.vocabulary as usize];
+            prompt.iter().for_each(|&token| seen[token as usize] = IN_PROMPT);
+            answer.iter().for_each(|&token| seen[token as usize] += 1);
+            self.put(&counts, counts_at, &seen);
+        }
+    }
+
+    fn put_sampling(&mut self, slot: u32, sampling: &SamplingParameters, seed: u64, masked: bool) {
         let record = Sampling {
             temperature: sampling.temperature,
             top_k: sampling.top_k,
@@ -174,73 +253,83 @@ impl Runner {
             seed_low: seed as u32,
             seed_high: (seed >> 32) as u32,
             bias_count: sampling.logit_bias.len() as u32,
-            counted: u32::from(counted),
-            ..Sampling::default()
+            counted: u32::from(is_counted(sampling)),
+            masked: u32::from(masked),
         };
-        let state = &self.model.state;
-        let (records, biases) = (state.sampling.clone(), state.biases.clone());
-        let (counts, ring) = (state.counts.clone(), state.ring.clone());
-        self.put(&records, 0, &[record]);
-        let entries: Vec<Bias> = sampling.logit_bias.iter().map(|&(token, value)| Bias { token, value }).collect();
-        self.put(&biases, 0, &entries);
-        if counted {
-            let mut seen = vec![0u32; self.model.dims.vocabulary as usize];
-            prompt.iter().for_each(|&token| seen[token as usize] = IN_PROMPT);
-            self.put(&counts, 0, &seen);
+        let records = self.model.state.sampling.clone();
+        self.put(&records, slot as usize, &[record]);
+    }
+
+    /// From the next step on the slot's sequence may sample what `mask` allows, or anything.
+    pub fn restrict(&mut self, slot: u32, sampling: &SamplingParameters, seed: u64, mask: Option<&[u32]>) {
+        if let Some(mask) = mask {
+            let masks = self.model.state.masks.clone();
+            self.put(&masks, slot as usize * self.mask_words(), mask);
         }
-        self.put(&ring, 0, &[NOT_SAMPLED; RING_TOKENS as usize]);
+        self.put_sampling(slot, sampling, seed, mask.is_some());
     }
 
-    /// Evaluates `tokens`, which stand at `first_position` and behind, in chunks. With `sample`, the token after the last
-    /// one is sampled and decode continues from there. Returns false if `cancelled` said so between two chunks.
-    pub fn prefill(
-        &mut self,
-        tokens: &[u32],
-        first_position: u32,
-        sample: bool,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<bool, ExecutorError> {
-        let mut done = 0;
-        while done < tokens.len() {
-            if cancelled() {
-                return Ok(false);
-            }
-            let chunk = schedule::next_chunk((tokens.len() - done) as u32, self.model.sizes.chunk_rows);
-            let end = done + chunk.tokens as usize;
-            let outputs = u32::from(sample && end == tokens.len());
-            self.write_rows(&tokens[done..end], first_position + done as u32, chunk.rows, &[chunk.tokens - 1]);
-            let key = PlanKey { mode: Mode::Prefill, rows: chunk.rows, outputs };
-            self.executor.submit(self.plans[&key])?;
-            // The rows are rewritten for the next chunk, so this one must be done.
-            let ticket = self.executor.fence()?;
-            self.executor.wait(ticket)?;
-            done = end;
+    /// Words of a mask.
+    pub fn mask_words(&self) -> usize {
+        self.model.dims.vocabulary.div_ceil(32) as usize
+    }
+
+    /// Gives a slot's sequence blocks of the cache, from its `first`-th on. Those before may be in use.
+    pub fn put_blocks(&mut self, slot: u32, first: usize, blocks: &[u32]) {
+        let table = self.model.state.blocks.clone();
+        let at = slot as usize * self.model.sizes.blocks_a_sequence() as usize + first;
+        self.put(&table, at, blocks);
+    }
+
+    /// Starts a step behind those that were submitted before. Fewer than `RING_STEPS` may be in flight.
+    ///
+    /// # Panics
+    /// When there is no plan for it: a defect of the caller.
+    pub fn submit(&mut self, step: &StepRows) -> Result<StepNumber, ExecutorError> {
+        let key = if step.is_decode() {
+            PlanKey::decode((step.rows.len() as u32).next_power_of_two())
+        } else {
+            let rows = step.plan_rows.max(schedule::CHUNK_ROWS_MIN);
+            let outputs_max = self.model.sizes.decode_rows();
+            let outputs = schedule::outputs_for(step.outputs.len() as u32, rows, outputs_max);
+            PlanKey { mode: Mode::Prefill, rows, outputs }
+        };
+        self.submit_as(key, step)
+    }
+
+    fn submit_as(&mut self, key: PlanKey, step: &StepRows) -> Result<StepNumber, ExecutorError> {
+        let prepared = *self.plans.get(&key).unwrap_or_else(|| panic!("there is no plan {key}"));
+        let (state, sizes) = (&self.model.state, self.model.sizes);
+        let at = (self.submitted % u64::from(RING_STEPS)) as usize;
+        let (row_ring, output_ring, ring) = (state.row_ring.clone(), state.output_ring.clone(), state.ring.clone());
+        let mut rows = step.rows.clone();
+        rows.resize(key.rows as usize, Row::default());
+        self.put(&row_ring, at * sizes.prefill_rows() as usize, &rows);
+        let outputs_max = sizes.outputs() as usize;
+        if key.mode != Mode::Decode {
+            let mut outputs = step.outputs.clone();
+            outputs.resize(key.outputs as usize, NO_ROW);
+            self.put(&output_ring, at * outputs_max, &outputs);
         }
-        Ok(true)
+        self.put(&ring, at * outputs_max, &vec![NOT_SAMPLED; outputs_max]);
+        self.executor.submit(prepared)?;
+        self.submitted += 1;
+        Ok(StepNumber(self.submitted - 1))
     }
 
-    fn write_rows(&mut self, tokens: &[u32], first_position: u32, rows: u32, outputs: &[u32]) {
-        let mut records = vec![Row::default(); rows as usize];
-        for (record, (position, &token)) in records.iter_mut().zip((first_position..).zip(tokens)) {
-            *record = Row { token, position, sequence: 0, live: 1 };
-        }
-        let state = &self.model.state;
-        let (prefill_rows, prefill_outputs) = (state.prefill_rows.clone(), state.prefill_outputs.clone());
-        self.put(&prefill_rows, 0, &records);
-        self.put(&prefill_outputs, 0, outputs);
-    }
-
-    /// Starts the evaluation of the token sampled last, and the sampling of the next.
-    pub fn submit_decode(&mut self) -> Result<(), ExecutorError> {
-        self.executor.submit(self.plans[&PlanKey::decode(1)])
-    }
-
-    /// The token sampled for `position`, if the device has come so far.
-    pub fn sampled(&self, position: u32) -> Option<u32> {
-        let offset = u64::from(position % RING_TOKENS) * 4;
+    /// The token that a step has sampled for its output of this index, if the device has come so far. A step without
+    /// outputs gives some token at index 0 when it is done.
+    pub fn sampled(&self, step: StepNumber, output: usize) -> Option<u32> {
+        debug_assert!(self.submitted - step.0 <= u64::from(RING_STEPS), "its entry is another step's by now");
+        let at = (step.0 % u64::from(RING_STEPS)) * u64::from(self.model.sizes.outputs()) + output as u64;
         let ring = &self.model.state.ring;
-        let entry = self.executor.load_u32(ring.region, ring.offset_bytes + offset);
-        (entry != NOT_SAMPLED && entry >> 20 == position & 0xfff).then_some(entry & 0xf_ffff)
+        let entry = self.executor.load_u32(ring.region, ring.offset_bytes + at * 4);
+        (entry != NOT_SAMPLED).then_some(entry)
+    }
+
+    /// Everything that a step samples is there.
+    pub fn is_done(&self, step: StepNumber, outputs: usize) -> bool {
+        (0..outputs.max(1)).all(|output| self.sampled(step, output).is_some())
     }
 
     /// Waits for everything in flight.
@@ -249,34 +338,38 @@ impl Runner {
         self.executor.wait(ticket)
     }
 
-    /// The raw logits that the last token was sampled from. Waits for everything in flight.
-    pub fn last_logits(&mut self) -> Result<Vec<f32>, ExecutorError> {
-        self.read_logits(1)
+    /// The raw logits of an output of the step submitted last. Waits for everything in flight.
+    pub fn last_logits(&mut self, output: usize) -> Result<Vec<f32>, ExecutorError> {
+        self.read_logits(output, 1)
     }
 
-    fn read_logits(&mut self, outputs: u32) -> Result<Vec<f32>, ExecutorError> {
-        let mut logits = vec![0f32; (outputs * self.model.dims.vocabulary) as usize];
+    fn read_logits(&mut self, first: usize, outputs: usize) -> Result<Vec<f32>, ExecutorError> {
+        let vocabulary = self.model.dims.vocabulary as usize;
+        let mut logits = vec![0f32; outputs * vocabulary];
         let tensor = &self.model.state.logits;
-        self.executor.read(tensor.region, tensor.offset_bytes, bytemuck::cast_slice_mut(&mut logits))?;
+        let offset = tensor.offset_bytes + (first * vocabulary * 4) as u64;
+        self.executor.read(tensor.region, offset, bytemuck::cast_slice_mut(&mut logits))?;
         Ok(logits)
     }
 
-    /// The logits after every token of a sequence of its own, `[tokens][vocabulary]`.
+    /// The logits after every token of a sequence of its own, `[tokens][vocabulary]`, which takes slot 0 and the cache's
+    /// first blocks.
     pub fn logits(&mut self, tokens: &[u32], on_rows: &mut dyn FnMut(&[f32])) -> Result<(), ExecutorError> {
         let chunk_rows = self.model.sizes.chunk_rows.min(LOGITS_ROWS);
         let key = PlanKey { mode: Mode::Logits, rows: chunk_rows, outputs: chunk_rows };
-        let plan = self.model.lower(key);
-        let prepared = match self.plans.get(&key) {
-            Some(prepared) => *prepared,
-            None => self.executor.prepare(&plan)?,
-        };
-        self.plans.insert(key, prepared);
-        let every: Vec<u32> = (0..chunk_rows).collect();
+        if !self.plans.contains_key(&key) {
+            let prepared = self.executor.prepare(&self.model.lower(key))?;
+            self.plans.insert(key, prepared);
+        }
+        let blocks: Vec<u32> = (0..self.model.sizes.blocks_a_sequence()).collect();
+        self.put_blocks(0, 0, &blocks);
         for (chunk, first) in tokens.chunks(chunk_rows as usize).zip((0..).step_by(chunk_rows as usize)) {
-            self.write_rows(chunk, first, chunk_rows, &every);
-            self.executor.submit(prepared)?;
+            let row = |(position, &token)| Row { token, position, sequence: 0, live: 1 };
+            let rows: Vec<Row> = (first..).zip(chunk).map(row).collect();
+            let outputs = (0..chunk.len() as u32).collect();
+            self.submit_as(key, &StepRows { rows, outputs, plan_rows: chunk_rows })?;
             self.wait()?;
-            on_rows(&self.read_logits(chunk.len() as u32)?);
+            on_rows(&self.read_logits(0, chunk.len())?);
         }
         Ok(())
     }
@@ -285,4 +378,9 @@ impl Runner {
     pub fn context_tokens(&self) -> u32 {
         self.model.sizes.context_tokens
     }
+}
+
+/// Whether tokens are counted for penalties.
+fn is_counted(sampling: &SamplingParameters) -> bool {
+    sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0
 }

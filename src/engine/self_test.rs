@@ -2,8 +2,10 @@
 //! computes wrongly is found here.
 
 use super::request::SamplingParameters;
-use super::runner::{Options, Planned, Runner};
+use super::runner::{Options, Planned, Runner, StepRows};
+use super::solo::Solo;
 use crate::gguf::Gguf;
+use crate::kernels::Row;
 use crate::model::ModelError;
 use crate::model::excerpt::excerpt;
 use crate::plan::{Executor, ExecutorError};
@@ -21,7 +23,10 @@ const ANSWER_TOKENS: u32 = 3;
 pub fn self_test(gguf: &Gguf, options: &Options, executor: Box<dyn Executor + Send>) -> Result<(), ModelError> {
     let small = excerpt(gguf)?;
     let context = options.context_tokens.unwrap_or(CONTEXT_TOKENS).min(CONTEXT_TOKENS);
-    let planned = Planned::new(&small, &Options { context_tokens: Some(context), chunk_rows: CHUNK_ROWS, ..*options })?;
+    let sequences = options.sequences.min(2);
+    let options =
+        Options { context_tokens: Some(context), chunk_rows: CHUNK_ROWS, sequences, cache_tokens: None, ..*options };
+    let planned = Planned::new(&small, &options)?;
     let mut runner = planned.load(&small, executor, &mut |_| {})?;
     Ok(answer(&mut runner)?)
 }
@@ -36,12 +41,31 @@ fn answer(runner: &mut Runner) -> Result<(), ExecutorError> {
     let penalized =
         SamplingParameters { repetition_penalty: 1.1, presence_penalty: 0.1, min_p: 0.01, ..sampled.clone() };
     for sampling in [greedy, sampled, penalized] {
-        runner.begin(&prompt, &sampling, 1);
-        runner.prefill(&prompt, 0, true, &|| false)?;
+        let mut solo = Solo::begin(runner, &prompt, &sampling, 1);
+        solo.prefill(&prompt, 0, true)?;
         for _ in 1..ANSWER_TOKENS {
-            runner.submit_decode()?;
+            solo.submit_decode()?;
         }
         runner.wait()?;
     }
-    Ok(())
+    side_by_side(runner)
+}
+
+/// Decodes two sequences in one step, one of them restricted to a few tokens.
+fn side_by_side(runner: &mut Runner) -> Result<(), ExecutorError> {
+    if runner.model().sizes.sequences < 2 {
+        return Ok(());
+    }
+    let mut mask = vec![0; runner.mask_words()];
+    mask[0] = 0b1010;
+    let sampling = SamplingParameters::default();
+    let a_sequence = runner.model().sizes.blocks_a_sequence();
+    for slot in 0..2 {
+        runner.begin(slot, &[], &[], &sampling, 1);
+        runner.put_blocks(slot, 0, &(slot * a_sequence..(slot + 1) * a_sequence).collect::<Vec<u32>>());
+    }
+    runner.restrict(1, &sampling, 1, Some(&mask));
+    let rows = (0..2).map(|sequence| Row { token: 1, position: 0, sequence, live: 1 }).collect();
+    runner.submit(&StepRows { rows, outputs: vec![0, 1], plan_rows: 2 })?;
+    runner.wait()
 }

@@ -8,18 +8,18 @@ use super::weights::{GateUp, Layer, Weights};
 use crate::kernels::attention::{self, Geometry, Operands, Query};
 use crate::kernels::layout::Matrix;
 use crate::kernels::matrix::{self, Epilogue, MatMul, Norm};
-use crate::kernels::norm;
 use crate::kernels::policy::Policy;
-use crate::kernels::sampling::{Advanced, Sample};
+use crate::kernels::sampling::{Advanced, Begin, Sample, finish};
+use crate::kernels::{Row, norm};
 use crate::plan::{Builder, Plan, Tensor};
 use std::fmt;
 
 /// What a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Mode {
-    /// One token of each of the first `rows` sequences, from the decode rows; all are sampled.
+    /// `rows` tokens, each of another sequence; all are sampled.
     Decode,
-    /// `rows` tokens of prompts, from the prefill rows; the first `outputs` of the output list are sampled.
+    /// `rows` tokens of any sequences, those of one sequence side by side; the step's `outputs` are sampled.
     Prefill,
     /// As prefill, but the logits of the outputs are only left for the host.
     Logits,
@@ -64,20 +64,19 @@ impl Model {
     /// The plan that `key` names.
     pub fn lower(&self, key: PlanKey) -> Plan {
         let mut lowering = Lowering { model: self, key, builder: Builder::default() };
-        let (rows, outputs) = match key.mode {
-            Mode::Decode => (&self.state.decode_rows, &self.state.every_row),
-            Mode::Prefill | Mode::Logits => (&self.state.prefill_rows, &self.state.prefill_outputs),
-        };
+        let (rows, outputs) = lowering.begin();
         let mut x = lowering.floats(key.rows, self.dims.width);
-        let embed = matrix::embed(rows, &self.weights.embedding, &mut x, key.rows);
+        let embed = matrix::embed(&rows, &self.weights.embedding, &mut x, key.rows);
         lowering.builder.push(embed.named("embed"));
         for (index, layer) in self.weights.layers.iter().enumerate() {
-            x = lowering.layer(index, layer, x, rows);
+            x = lowering.layer(index, layer, x, &rows);
         }
-        if key.outputs > 0 {
-            lowering.head(&x, outputs);
-            if key.mode != Mode::Logits {
-                lowering.sample(rows, outputs);
+        match (key.outputs, key.mode) {
+            (0, _) => lowering.finish(&x),
+            (_, Mode::Logits) => lowering.head(&x, &outputs),
+            (_, Mode::Decode | Mode::Prefill) => {
+                lowering.head(&x, &outputs);
+                lowering.sample(&rows, &outputs);
             }
         }
         lowering.builder.finish(key.to_string())
@@ -100,6 +99,32 @@ impl Lowering<'_> {
     /// A scratch tensor of `[rows][cols]` floats.
     fn floats(&mut self, rows: u32, cols: u32) -> Tensor {
         self.builder.scratch(u64::from(rows) * u64::from(cols) * 4)
+    }
+
+    /// Takes the step: its rows, and which of them are outputs.
+    fn begin(&mut self) -> (Tensor, Tensor) {
+        let (state, sizes) = (&self.model.state, &self.model.sizes);
+        let every = self.key.mode == Mode::Decode;
+        let begin = Begin {
+            row_ring: &state.row_ring,
+            output_ring: &state.output_ring,
+            next: &state.next,
+            row_stride: sizes.prefill_rows(),
+            output_stride: sizes.outputs(),
+            row_count: self.key.rows,
+            output_count: if every { 0 } else { self.key.outputs },
+        };
+        let mut rows = self.builder.scratch(u64::from(self.key.rows) * size_of::<Row>() as u64);
+        let mut outputs = self.builder.scratch(u64::from(self.key.outputs.max(1)) * 4);
+        let mut clock = state.clock.clone();
+        self.builder.push(begin.dispatch(&mut clock, &mut rows, &mut outputs).named("begin"));
+        (rows, if every { state.every_row.clone() } else { outputs })
+    }
+
+    fn finish(&mut self, after: &Tensor) {
+        let state = &self.model.state;
+        let finish = finish(after, &state.clock, &mut state.ring.clone(), self.model.sizes.outputs());
+        self.builder.push(finish.named("finish"));
     }
 
     fn layer(&mut self, index: usize, layer: &Layer, x: Tensor, rows: &Tensor) -> Tensor {
@@ -263,11 +288,14 @@ impl Lowering<'_> {
             rows,
             sampling: &state.sampling,
             biases: &state.biases,
+            masks: &state.masks,
+            clock: &state.clock,
             output_count: self.key.outputs,
             vocabulary: self.model.dims.vocabulary,
             logits_stride: self.model.dims.vocabulary,
+            ring_stride: self.model.sizes.outputs(),
         };
-        let (mut counts, mut next, mut ring) = (state.counts.clone(), state.decode_rows.clone(), state.ring.clone());
+        let (mut counts, mut next, mut ring) = (state.counts.clone(), state.next.clone(), state.ring.clone());
         let advanced = Advanced { counts: &mut counts, next: &mut next, ring: &mut ring };
         let mut scratch = self.builder.scratch(sample.scratch_bytes());
         self.builder.push(sample.dispatch(&mut scratch, advanced, &self.model.policy).named("sample"));

@@ -4,7 +4,7 @@
 use super::ModelError;
 use super::dims::Dims;
 use crate::kernels::attention::{Shape, Unsupported};
-use crate::kernels::{BLOCK_TOKENS, Bias, MAX_BIAS, RING_TOKENS, Row, Sampling};
+use crate::kernels::{BLOCK_TOKENS, Bias, MAX_BIAS, RING_STEPS, Row, Sampling};
 use crate::plan::{Region, Tensor};
 use std::fmt;
 
@@ -22,8 +22,10 @@ pub struct Sizes {
     pub sequences: u32,
     /// Longest sequence, prompt and answer together.
     pub context_tokens: u32,
-    /// Most rows of a prefill plan.
+    /// Most rows of a prefill plan, unless the sequences need more.
     pub chunk_rows: u32,
+    /// Blocks of the cache, shared by all sequences: at least [`Sizes::blocks_a_sequence`].
+    pub cache_blocks: u32,
 }
 
 impl Sizes {
@@ -33,10 +35,20 @@ impl Sizes {
         self.context_tokens.div_ceil(BLOCK_TOKENS) + 1
     }
 
+    /// Rows of the largest decode plan.
+    pub fn decode_rows(&self) -> u32 {
+        self.sequences.next_power_of_two()
+    }
+
+    /// Rows of the largest prefill plan: prompts get at least as many as the sequences that decode beside them.
+    pub fn prefill_rows(&self) -> u32 {
+        self.chunk_rows.max(if self.sequences > 1 { 2 * self.decode_rows() } else { 1 })
+    }
+
     /// Most outputs of a plan: one for each sequence, and a few where the logits of every token are wanted. A row of logits
     /// is as long as the vocabulary.
     pub fn outputs(&self) -> u32 {
-        self.sequences.max(self.chunk_rows.min(LOGITS_ROWS))
+        self.decode_rows().max(self.chunk_rows.min(LOGITS_ROWS))
     }
 
     /// Positions that kernels may be asked for.
@@ -48,23 +60,27 @@ impl Sizes {
 /// Every tensor beside the weights.
 #[derive(Debug)]
 pub struct State {
-    /// [`Row`] for each sequence: what decode evaluates next.
-    pub decode_rows: Tensor,
-    /// [`Row`] for each row of a prefill plan.
-    pub prefill_rows: Tensor,
+    /// [`Row`]`[RING_STEPS][prefill_rows]`: the rows of the steps that the host has written.
+    pub row_ring: Tensor,
+    /// u32`[RING_STEPS][outputs]`: which of those rows have an output.
+    pub output_ring: Tensor,
     /// Row indices 0, 1, 2, …: the list of a plan of which every row is an output.
     pub every_row: Tensor,
-    /// Which rows of a prefill plan have an output.
-    pub prefill_outputs: Tensor,
+    /// [`Row`] for each sequence: what was sampled last.
+    pub next: Tensor,
+    /// See `CLOCK_NEXT`.
+    pub clock: Tensor,
     /// [`Sampling`] for each sequence.
     pub sampling: Tensor,
     /// [`Bias`]`[sequence][MAX_BIAS]`.
     pub biases: Tensor,
+    /// A bit for each token, u32`[sequence][vocabulary / 32]`, rounded up.
+    pub masks: Tensor,
     /// u32`[sequence][vocabulary]`: see `IN_PROMPT`.
     pub counts: Tensor,
     /// Block table, u32`[sequence][blocks_a_sequence]`.
     pub blocks: Tensor,
-    /// u32`[sequence][RING_TOKENS]`.
+    /// The tokens sampled, u32`[RING_STEPS][outputs]`.
     pub ring: Tensor,
     /// Raw logits of the last plan, f32`[outputs][vocabulary]`.
     pub logits: Tensor,
@@ -78,26 +94,28 @@ pub struct State {
 impl State {
     /// `shape` is that of the model's attention; an error when the kernels cannot do it, or address a cache of this size.
     pub fn place(dims: &Dims, shape: &Shape, sizes: &Sizes) -> Result<State, Unsupported> {
-        let cache_blocks = sizes.sequences.saturating_mul(sizes.blocks_a_sequence());
-        shape.check(cache_blocks)?;
+        shape.check(sizes.cache_blocks)?;
         let mut step = Bump::new(Region::Step);
         let sequences = u64::from(sizes.sequences);
-        let rows = |count: u32| u64::from(count) * size_of::<Row>() as u64;
+        let rows = |count: u64| count * size_of::<Row>() as u64;
         let words = |count: u64| count * 4;
-        let rows_max = sizes.chunk_rows.max(sizes.sequences);
+        let (rows_max, outputs) = (u64::from(sizes.prefill_rows()), u64::from(sizes.outputs()));
+        let steps = u64::from(RING_STEPS);
         let mut cache = Vec::new();
-        let layer_bytes = shape.cache_bytes(cache_blocks);
+        let layer_bytes = shape.cache_bytes(sizes.cache_blocks);
         let mut place_cache = || (0..dims.layers).map(|_| place_in(&mut cache, layer_bytes)).collect::<Vec<_>>();
         let (keys, values) = (place_cache(), place_cache());
-        let ring_bytes = words(sequences * u64::from(RING_TOKENS));
-        let logits_bytes = words(u64::from(sizes.outputs()) * u64::from(dims.vocabulary));
+        let ring_bytes = words(steps * outputs);
+        let logits_bytes = words(outputs * u64::from(dims.vocabulary));
         let mut state = State {
-            decode_rows: step.take(rows(sizes.sequences)),
-            prefill_rows: step.take(rows(sizes.chunk_rows)),
-            every_row: step.take(words(u64::from(rows_max))),
-            prefill_outputs: step.take(words(u64::from(sizes.chunk_rows))),
+            row_ring: step.take(rows(steps * rows_max)),
+            output_ring: step.take(words(steps * outputs)),
+            every_row: step.take(words(rows_max.max(outputs))),
+            next: step.take(rows(sequences)),
+            clock: step.take(words(2)),
             sampling: step.take(sequences * size_of::<Sampling>() as u64),
             biases: step.take(sequences * u64::from(MAX_BIAS) * size_of::<Bias>() as u64),
+            masks: step.take(words(sequences * u64::from(dims.vocabulary.div_ceil(32)))),
             // Not at the region's end: a CPU driver may look at the entry behind a table's last (see `mat_mul.comp`).
             blocks: step.take(words(sequences * u64::from(sizes.blocks_a_sequence()))),
             counts: step.take(words(sequences * u64::from(dims.vocabulary))),
@@ -177,6 +195,11 @@ impl MemoryPlan {
         self.weights_bytes + self.cache_bytes + self.arena_bytes + self.other_bytes
     }
 
+    /// What of the budget is not planned for.
+    pub fn left_bytes(&self) -> u64 {
+        self.budget_bytes.saturating_sub(self.total_bytes())
+    }
+
     /// An error with figures when the total exceeds the budget.
     pub fn check(&self) -> Result<(), ModelError> {
         if self.total_bytes() <= self.budget_bytes {
@@ -228,10 +251,10 @@ mod tests {
             rope_factor: 1.0,
         };
         let shape = dims.attention(families::ALL[0], false);
-        let place =
-            |context_tokens| State::place(&dims, &shape, &Sizes { sequences: 1, context_tokens, chunk_rows: 4 });
-        // 64 KiB a token: 2047 blocks of 32 tokens, and the spare one, are 4 GiB.
-        assert_eq!(place(2047 * 32).expect("it fits").keys[0].bytes, 1 << 32);
-        assert_eq!(place(2047 * 32 + 1).err(), Some(Unsupported::Cache { blocks: 2049 }));
+        let sizes = Sizes { sequences: 1, context_tokens: 32, chunk_rows: 4, cache_blocks: 2 };
+        let place = |cache_blocks| State::place(&dims, &shape, &Sizes { cache_blocks, ..sizes });
+        // 64 KiB a token: 2048 blocks of 32 tokens are 4 GiB.
+        assert_eq!(place(2048).expect("it fits").keys[0].bytes, 1 << 32);
+        assert_eq!(place(2049).err(), Some(Unsupported::Cache { blocks: 2049 }));
     }
 }

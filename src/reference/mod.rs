@@ -7,6 +7,7 @@ mod matrix;
 mod memory;
 mod norm;
 pub mod sample;
+mod step;
 
 pub use checked::Checked;
 pub use memory::Memory;
@@ -25,12 +26,14 @@ pub fn twin(family: &str) -> Option<Twin> {
 
 const TWINS: &[(&str, Twin)] = &[
     ("attend", |dispatch, memory| attention::attend(&kernels::attend::resolve(dispatch), memory)),
+    ("begin", |dispatch, memory| step::begin(&kernels::begin::resolve(dispatch), memory)),
     ("copy", |dispatch, memory| {
         let args = kernels::copy::resolve(dispatch);
         let bytes = memory.view::<u8>(&args.x)[..args.units as usize * 16].to_vec();
         memory.view_mut::<u8>(&args.y)[..bytes.len()].copy_from_slice(&bytes);
     }),
     ("embed", |dispatch, memory| matrix::embed(dispatch.kernel, &kernels::embed::resolve(dispatch), memory)),
+    ("finish", |dispatch, memory| step::finish(&kernels::finish::resolve(dispatch), memory)),
     ("mat_mul", |dispatch, memory| matrix::mat_mul(dispatch.kernel, &kernels::mat_mul::resolve(dispatch), memory)),
     ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),
     ("repack", |dispatch, memory| matrix::repack(dispatch.kernel, &kernels::repack::resolve(dispatch), memory)),

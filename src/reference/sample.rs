@@ -1,7 +1,7 @@
 //! Twin of `shaders/sample.comp`: the same order and the same integers, by sorting.
 
 use super::Memory;
-use crate::kernels::{Bias, IN_PROMPT, MAX_BIAS, NO_ROW, RING_TOKENS, Row, Sampling, sample};
+use crate::kernels::{Bias, CLOCK_RUNNING, IN_PROMPT, MAX_BIAS, NO_ROW, Row, Sampling, sample};
 use std::cmp::Reverse;
 
 /// Logits are confined to ±2¹²⁶; this also stands for -inf and NaN.
@@ -47,6 +47,15 @@ pub fn adjusted(logits: &[f32], how: &Sampling, biases: &[Bias], counts: &[u32])
         }
     }
     out
+}
+
+/// Leaves the tokens whose bits are set in `mask`.
+pub fn masked(logits: &mut [f32], mask: &[u32]) {
+    for (token, x) in logits.iter_mut().enumerate() {
+        if mask[token / 32] >> (token % 32) & 1 == 0 {
+            *x = LOWEST;
+        }
+    }
 }
 
 /// The lowest id among the greatest.
@@ -121,7 +130,11 @@ pub(super) fn run(args: &sample::Resolved, memory: &mut Memory) {
         let biases = &memory.view::<Bias>(&args.biases)[sequence * MAX_BIAS as usize..][..MAX_BIAS as usize];
         let counts = &memory.view::<u32>(&args.counts)[sequence * vocabulary..][..vocabulary];
         let raw = &memory.view::<f32>(&args.logits)[output * args.logits_stride as usize..][..vocabulary];
-        let logits = adjusted(raw, &how, biases, counts);
+        let mut logits = adjusted(raw, &how, biases, counts);
+        if how.masked != 0 {
+            let words = vocabulary.div_ceil(32);
+            masked(&mut logits, &memory.view::<u32>(&args.masks)[sequence * words..][..words]);
+        }
         let list = distribution(&logits, &how);
         let position = row.position.wrapping_add(1);
         let token = match list.as_slice() {
@@ -132,8 +145,8 @@ pub(super) fn run(args: &sample::Resolved, memory: &mut Memory) {
             memory.view_mut::<u32>(&args.counts)[sequence * vocabulary + token as usize] += 1;
         }
         memory.view_mut::<Row>(&args.next)[sequence] = Row { token, position, live: 1, ..row };
-        let entry = sequence * RING_TOKENS as usize + (position % RING_TOKENS) as usize;
-        memory.view_mut::<u32>(&args.ring)[entry] = token | (position & 0xfff) << 20;
+        let step = memory.view::<u32>(&args.clock)[CLOCK_RUNNING as usize];
+        memory.view_mut::<u32>(&args.ring)[(step * args.ring_stride) as usize + output] = token;
     }
 }
 

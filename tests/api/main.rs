@@ -1,5 +1,6 @@
 //! The HTTP interface over a scripted engine: requests in, JSON and events out, no device.
 
+mod access;
 mod answers;
 mod anthropic;
 mod errors;

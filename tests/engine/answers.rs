@@ -2,7 +2,7 @@
 
 use crate::harness::{CHUNK_ROWS, CONTEXT, Engine, FLAT, Question, REPETITIVE, Setup, by_hand, from_logits_alone};
 use hesper::engine::request::FinishReason;
-use hesper::kernels::RING_TOKENS;
+use hesper::kernels::RING_STEPS;
 
 #[test]
 fn a_greedy_answer_is_the_models_own() {
@@ -37,7 +37,8 @@ fn an_answer_has_max_tokens_or_fills_the_context() {
         (CONTEXT - 1, u32::MAX, 1),
     ] {
         let question = Question::greedy(prompt_tokens).max_tokens(max_tokens);
-        let answer = engine.answer(&question);
+        let asked = question.submit_with(&engine.handle, |request| request.reuse_prefix = false);
+        let [answer] = asked.expect("there is room").answers().try_into().expect("one choice");
         assert_eq!(answer.tokens.len() as u32, expected, "{max_tokens} after {prompt_tokens}");
         assert_eq!(answer.reason, FinishReason::Length);
         submits += question.chunks() + expected - 1;
@@ -96,11 +97,11 @@ fn a_request_leaves_nothing_behind() {
     assert_eq!(engine.answer(&other), between);
 }
 
-/// More tokens than the ring has entries: none of the lap before is taken for a new one.
+/// More steps than the rings have places: none of the lap before is taken for a new one.
 #[test]
-fn an_answer_may_be_longer_than_the_ring() {
+fn an_answer_may_take_more_steps_than_the_rings_hold() {
     let setup = Setup { context_tokens: 256, ..Setup::of(FLAT) };
-    let question = Question::greedy(3).max_tokens(3 * RING_TOKENS);
+    let question = Question::greedy(3).max_tokens(20 * RING_STEPS);
     let mut penalized = question.clone();
     // Greedy, but far from repeating itself: an old token would not be the right one by chance.
     penalized.sampling.frequency_penalty = 3.0;

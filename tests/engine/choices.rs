@@ -56,6 +56,6 @@ fn the_prompt_is_evaluated_once() {
     let engine = Engine::of(FLAT);
     let question = Question::sampled(40, 1).choices(CHOICES).max_tokens(6);
     engine.answers(&question);
-    // Every further choice evaluates the last token again, to sample what follows.
+    // Every further choice finds the full block of 32 tokens, and evaluates what is behind it: one chunk of eight.
     assert_eq!(engine.device.submits(), question.chunks() + (CHOICES - 1) + CHOICES * 5);
 }

@@ -2,7 +2,7 @@
 //! nothing hangs.
 
 use crate::device::Fault;
-use crate::harness::{Asked, CAPACITY, CONTEXT, Engine, FLAT, Question, Setup, until};
+use crate::harness::{Asked, CAPACITY, Engine, FLAT, Question, Setup, until};
 use hesper::engine::queue::{Refused, queue};
 use hesper::engine::request::Event;
 use hesper::engine::worker;
@@ -103,21 +103,6 @@ fn a_device_slower_than_the_silence_is_not_given_up() {
     engine.device.be_lazy();
     assert_eq!(engine.answer(&question), expected);
     engine.end().expect("the device works");
-}
-
-#[test]
-fn a_client_need_not_wait_for_a_silent_device_to_leave() {
-    let expected = Engine::of(FLAT).answer(&Question::greedy(9));
-    // With the usual patience the engine would notice by itself much later.
-    let engine = Setup { silence: Duration::from_secs(3600), ..Setup::of(FLAT) }.start();
-    let question = Question::sampled(20, 1).max_tokens(CONTEXT);
-    engine.device.fail_after(question.chunks(), Fault::Swallowed);
-    let mut leaving = engine.ask(&question);
-    leaving.take_tokens(1);
-    until("the engine waits for the next token", || engine.device.submits() >= question.chunks() + 2);
-    engine.device.heal();
-    drop(leaving);
-    assert_eq!(engine.answer(&Question::greedy(9)), expected);
 }
 
 /// The first failure is told to the request that ran; what waits is answered by the device that comes next.

@@ -7,6 +7,7 @@ use hesper::engine::queue::{Handle, Refused, queue};
 use hesper::engine::request::{Ended, Event, FinishReason, Request, SamplingParameters, Token};
 use hesper::engine::runner::{Options, Planned, Runner};
 use hesper::engine::schedule;
+use hesper::engine::solo::Solo;
 use hesper::engine::worker;
 use hesper::gguf::{BlockFormat, Gguf};
 use hesper::kernels::policy::Policy;
@@ -33,13 +34,25 @@ pub const FLAT: Shape = Shape { tied: false, ..REPETITIVE };
 pub struct Setup {
     pub shape: Shape,
     pub context_tokens: u32,
+    pub sequences: u32,
+    pub cache_tokens: Option<u32>,
     pub chunk_rows: u32,
     pub silence: Duration,
+    /// Requests that may wait.
+    pub capacity: usize,
 }
 
 impl Setup {
     pub fn of(shape: Shape) -> Setup {
-        Setup { shape, context_tokens: CONTEXT, chunk_rows: CHUNK_ROWS, silence: SILENCE }
+        Setup {
+            shape,
+            context_tokens: CONTEXT,
+            sequences: 1,
+            cache_tokens: None,
+            chunk_rows: CHUNK_ROWS,
+            silence: SILENCE,
+            capacity: CAPACITY,
+        }
     }
 
     /// The model, ready on a device of its own.
@@ -48,9 +61,10 @@ impl Setup {
         let gguf = Gguf::parse(&model.name, model.gguf()).unwrap_or_else(|error| panic!("{error}"));
         let options = Options {
             context_tokens: Some(self.context_tokens),
-            budget_bytes: 1 << 30,
+            sequences: self.sequences,
+            cache_tokens: self.cache_tokens,
             chunk_rows: self.chunk_rows,
-            policy: Policy::SOFTWARE,
+            ..Options::alone(Policy::SOFTWARE)
         };
         let planned = Planned::new(&gguf, &options).unwrap_or_else(|error| panic!("{error}"));
         let control = Arc::new(Control::default());
@@ -62,7 +76,7 @@ impl Setup {
 
     pub fn start(&self) -> Engine {
         let (runner, device) = self.load();
-        let (handle, inbox) = queue(CAPACITY);
+        let (handle, inbox) = queue(self.capacity);
         let silence = self.silence;
         Engine { handle, device, thread: thread::spawn(move || worker::run(runner, inbox, silence)) }
     }
@@ -151,9 +165,14 @@ impl Question {
     }
 
     pub fn submit(&self, handle: &Handle) -> Result<Asked, Refused> {
+        self.submit_with(handle, |_| ())
+    }
+
+    /// As [`Question::submit`], with a word to the request before it goes.
+    pub fn submit_with(&self, handle: &Handle, change: impl FnOnce(&mut Request)) -> Result<Asked, Refused> {
         let (sender, events) = mpsc::unbounded_channel();
         let ended = Arc::new(Ended::none_of(self.choices));
-        handle.submit(Request {
+        let mut request = Request {
             sampling: self.sampling.clone(),
             choices: self.choices,
             max_tokens: self.max_tokens,
@@ -161,7 +180,9 @@ impl Question {
             logprobs: self.logprobs,
             ended: ended.clone(),
             ..Request::new(self.prompt.clone(), sender)
-        })?;
+        };
+        change(&mut request);
+        handle.submit(request)?;
         Ok(Asked { events, ended })
     }
 
@@ -169,7 +190,7 @@ impl Question {
     pub fn chunks(&self) -> u32 {
         let (mut remaining, mut chunks) = (self.prompt.len() as u32, 0);
         while remaining > 0 {
-            remaining -= schedule::next_chunk(remaining, CHUNK_ROWS).tokens;
+            remaining -= schedule::share(&[remaining], CHUNK_ROWS).tokens[0];
             chunks += 1;
         }
         chunks
@@ -227,40 +248,47 @@ impl Asked {
         ids
     }
 
+    /// Takes every event; when the last came.
+    pub fn end(mut self) -> Instant {
+        while self.next().is_some() {}
+        Instant::now()
+    }
+
     /// Everything from the first event to the last, which must come in the order that is promised.
     pub fn answers(mut self) -> Vec<Answer> {
-        assert_eq!(self.next(), Some(Event::Started { cached_tokens: 0 }));
-        let (mut answers, mut tokens) = (Vec::new(), Vec::new());
+        assert!(matches!(self.next(), Some(Event::Started { .. })));
+        let mut answers: Vec<(Vec<Token>, Option<FinishReason>)> = Vec::new();
         while let Some(event) = self.next() {
-            match event {
-                Event::Token { choice, token } => {
-                    assert_eq!(choice as usize, answers.len(), "a token of another choice");
-                    tokens.push(token);
-                }
-                Event::Finished { choice, reason } => {
-                    assert_eq!(choice as usize, answers.len(), "the end of another choice");
-                    answers.push(Answer { tokens: std::mem::take(&mut tokens), reason });
-                }
+            let choice = match event {
+                Event::Token { choice, .. } | Event::Finished { choice, .. } => choice as usize,
                 other => panic!("{other:?} amid the answers"),
+            };
+            answers.resize(answers.len().max(choice + 1), (Vec::new(), None));
+            let (tokens, end) = &mut answers[choice];
+            assert_eq!(*end, None, "nothing comes behind an answer's end");
+            match event {
+                Event::Token { token, .. } => tokens.push(token),
+                Event::Finished { reason, .. } => *end = Some(reason),
+                _ => {}
             }
         }
-        assert_eq!(tokens, [], "tokens without an end");
-        answers
+        let whole = |(tokens, reason): (_, Option<_>)| Answer { tokens, reason: reason.expect("an answer has an end") };
+        answers.into_iter().map(whole).collect()
     }
 }
 
 /// What a model gives when it is stepped by hand: tokens, and the logits that each was chosen from.
 pub fn by_hand(runner: &mut Runner, question: &Question, count: u32) -> Vec<(u32, Vec<f32>)> {
-    runner.begin(&question.prompt, &question.sampling, question.sampling.seed);
-    let done = runner.prefill(&question.prompt, 0, true, &|| false).unwrap_or_else(|error| panic!("{error}"));
-    assert!(done);
+    let mut solo = Solo::begin(runner, &question.prompt, &question.sampling, question.sampling.seed);
+    solo.prefill(&question.prompt, 0, true).unwrap_or_else(|error| panic!("{error}"));
     let mut answer = Vec::new();
-    for position in (question.prompt.len() as u32..).take(count as usize) {
+    for _ in 0..count {
         if !answer.is_empty() {
-            runner.submit_decode().unwrap_or_else(|error| panic!("{error}"));
+            solo.submit_decode().unwrap_or_else(|error| panic!("{error}"));
         }
-        let logits = runner.last_logits().unwrap_or_else(|error| panic!("{error}"));
-        answer.push((runner.sampled(position).expect("the token was sampled"), logits));
+        let token = solo.last_token().unwrap_or_else(|error| panic!("{error}")).expect("the token was sampled");
+        let logits = solo.runner.last_logits(0).unwrap_or_else(|error| panic!("{error}"));
+        answer.push((token, logits));
     }
     answer
 }

@@ -1,6 +1,7 @@
 //! The engine itself, without a driver: tiny models on the CPU reference, behind the queue that the server uses.
 
 mod answers;
+mod batching;
 mod choices;
 mod clients;
 mod device;

@@ -22,7 +22,7 @@ fn open(model: &Synthetic) -> Gguf {
 }
 
 fn options(policy: Policy) -> Options {
-    Options { context_tokens: Some(64), budget_bytes: 1 << 30, chunk_rows: 64, policy }
+    Options { context_tokens: Some(64), sequences: 4, ..Options::alone(policy) }
 }
 
 /// The kinds of dispatch that a model uses when it serves.

@@ -62,7 +62,7 @@ fn a_decoded_token_is_submissions_and_nothing_else() {
     let policy = device::policy(&gpu);
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/hesper-demo-Q8_0.gguf");
     let gguf = Gguf::open(model).expect("the demo model opens");
-    let options = Options { context_tokens: Some(512), budget_bytes: 1 << 30, chunk_rows: 64, policy };
+    let options = Options { context_tokens: Some(512), ..Options::alone(policy) };
     let planned = Planned::new(&gguf, &options).expect("it fits");
     let runner = planned.load(&gguf, Box::new(gpu), &mut |_| {}).expect("it is loaded");
     let loaded = counts(&library);

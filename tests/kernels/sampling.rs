@@ -2,7 +2,10 @@
 //! exp2 gives the same integers and ties are everywhere; tests/sampling.rs has the distributions.
 
 use crate::harness::{Case, Compare, Random};
-use hesper::kernels::{Bias, IN_PROMPT, MAX_BIAS, NO_ROW, NOT_SAMPLED, RING_TOKENS, Row, Sampling, sample};
+use hesper::kernels::sampling::{Begin, finish};
+use hesper::kernels::{
+    Bias, IN_PROMPT, MAX_BIAS, NO_ROW, NOT_SAMPLED, RING_STEPS, Row, SAMPLED_LAST, Sampling, sample,
+};
 
 pub fn cases() -> Vec<Case> {
     let shapes = [(1, 1), (5, 8), (31, 32), (100, 4), (2003, 32), (2003, 64), (5000, 256)];
@@ -13,7 +16,50 @@ pub fn cases() -> Vec<Case> {
         })
         .collect();
     cases.extend(shapes.map(|(vocabulary, lanes)| decode(vocabulary, lanes)));
+    cases.extend(
+        [(0, 1, 0), (5, 4, 2), (6, 64, 32), (7, 40, 1)].map(|(step, rows, outputs)| begins(step, rows, outputs)),
+    );
+    cases.push(finishes());
     cases
+}
+
+/// Rows of which some continue what was sampled last, in a ring that goes round.
+fn begins(step: u32, rows: u32, outputs: u32) -> Case {
+    let mut case = Case::new(format!("begin step {step}, {rows} rows, {outputs} outputs"));
+    let (row_stride, output_stride, sequences) = (64, 33, 40);
+    let row = |i: u32| Row {
+        token: if i % 3 == 1 { SAMPLED_LAST } else { i },
+        position: 2 * i,
+        sequence: i * 7 % sequences,
+        live: i % 4,
+    };
+    let row_ring: Vec<Row> = (0..RING_STEPS * row_stride).map(row).collect();
+    let output_ring: Vec<u32> = (0..RING_STEPS * output_stride).map(|i| i * 5 % 67).collect();
+    let next: Vec<Row> =
+        (0..sequences).map(|i| Row { token: 1000 + i, position: 500 + i, sequence: i, live: 1 }).collect();
+    let (row_ring, output_ring, next) = (case.input(&row_ring), case.input(&output_ring), case.input(&next));
+    let mut clock = case.in_out("clock", &[step + 3 * RING_STEPS, 99], Compare::Exact);
+    let mut taken = case.output("rows", u64::from(rows) * 16, Compare::Exact);
+    let mut listed = case.output("outputs", u64::from(outputs.max(1)) * 4, Compare::Exact);
+    let begin = Begin {
+        row_ring: &row_ring,
+        output_ring: &output_ring,
+        next: &next,
+        row_stride,
+        output_stride,
+        row_count: rows,
+        output_count: outputs,
+    };
+    case.dispatch(begin.dispatch(&mut clock, &mut taken, &mut listed));
+    case
+}
+
+fn finishes() -> Case {
+    let mut case = Case::new("finish");
+    let (after, clock) = (case.input(&[0f32; 4]), case.input(&[9, 3]));
+    let mut ring = case.in_out("ring", &[NOT_SAMPLED; 5 * RING_STEPS as usize], Compare::Exact);
+    case.dispatch(finish(&after, &clock, &mut ring, 5));
+    case
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +92,8 @@ fn parameters() -> Vec<Sampling> {
         Sampling { temperature: 1e-38, top_p: 0.0, ..warm },
         Sampling { temperature: f32::INFINITY, min_p: 7.0, ..warm },
         Sampling { temperature: -1.0, top_k: u32::MAX, ..warm },
+        Sampling { masked: 1, ..off },
+        Sampling { masked: 1, bias_count: 40, counted: 1, repetition_penalty: 0.5, ..filtered },
     ]
 }
 
@@ -69,6 +117,7 @@ struct Step {
     sampling: Vec<Sampling>,
     biases: Vec<Bias>,
     counts: Vec<u32>,
+    masks: Vec<u32>,
 }
 
 impl Step {
@@ -87,7 +136,10 @@ impl Step {
             _ => 0,
         };
         let counts = (0..sampling.len() * vocabulary).map(|_| count(random)).collect();
-        Step { vocabulary, sampling, biases, counts }
+        // Some allow nothing: then token 0 is chosen.
+        let word = |random: &mut Random| random.below(1 << 16) << 16 & random.below(u32::MAX) | random.below(4);
+        let masks = (0..sampling.len() * vocabulary.div_ceil(32)).map(|_| word(random)).collect();
+        Step { vocabulary, sampling, biases, counts, masks }
     }
 
     fn dispatch(&self, case: &mut Case, lanes: u32, outputs: &[u32], logits: &[f32], rows: Rows<'_>) {
@@ -109,7 +161,12 @@ impl Step {
         let sampling = case.input(&self.sampling);
         let biases = case.input(&self.biases);
         let mut counts = case.in_out("counts", &self.counts, Compare::Exact);
-        let mut ring = case.in_out("ring", &vec![NOT_SAMPLED; sequences * RING_TOKENS as usize], Compare::Exact);
+        let masks = case.input(&self.masks);
+        // The running step is the sixth in the ring.
+        let clock = case.input(&[77, 5]);
+        let ring_stride = outputs.len() + 3;
+        let ring = vec![NOT_SAMPLED; ring_stride * RING_STEPS as usize];
+        let mut ring = case.in_out("ring", &ring, Compare::Exact);
         let mut scratch = case.output("scratch", scratch_bytes as u64, Compare::Ignore);
         case.dispatch(sample::dispatch(
             &sample::SAMPLE,
@@ -120,12 +177,15 @@ impl Step {
                 rows: &rows,
                 sampling: &sampling,
                 biases: &biases,
+                masks: &masks,
+                clock: &clock,
                 counts: &mut counts,
                 scratch: &mut scratch,
                 next: &mut next,
                 ring: &mut ring,
                 vocabulary: self.vocabulary as u32,
                 logits_stride,
+                ring_stride: ring_stride as u32,
             },
             [outputs.len() as u32, 1, 1],
         ));

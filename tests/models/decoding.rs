@@ -5,6 +5,7 @@ use crate::fixtures::Fixture;
 use crate::{device, every_row, load, nmse, synthetic};
 use hesper::engine::request::SamplingParameters;
 use hesper::engine::runner::Runner;
+use hesper::engine::solo::Solo;
 use hesper::kernels::policy::Policy;
 
 /// One model of each family, with and without fused parts.
@@ -25,16 +26,16 @@ fn runner(fixture: &Fixture, chunk_rows: u32) -> Option<(Runner, bool)> {
 /// `count` greedy tokens behind `prompt`, each with the logits it was chosen by.
 fn generate(runner: &mut Runner, prompt: &[u32], count: usize) -> Vec<(u32, Vec<f32>)> {
     let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
-    runner.begin(prompt, &greedy, 0);
-    let done = runner.prefill(prompt, 0, true, &|| false).unwrap_or_else(|error| panic!("{error}"));
-    assert!(done);
+    let mut solo = Solo::begin(runner, prompt, &greedy, 0);
+    solo.prefill(prompt, 0, true).unwrap_or_else(|error| panic!("{error}"));
     let mut answer = Vec::new();
-    for position in (prompt.len() as u32..).take(count) {
+    for _ in 0..count {
         if !answer.is_empty() {
-            runner.submit_decode().unwrap_or_else(|error| panic!("{error}"));
+            solo.submit_decode().unwrap_or_else(|error| panic!("{error}"));
         }
-        let logits = runner.last_logits().unwrap_or_else(|error| panic!("{error}"));
-        answer.push((runner.sampled(position).expect("the token was sampled"), logits));
+        let token = solo.last_token().unwrap_or_else(|error| panic!("{error}")).expect("the token was sampled");
+        let logits = solo.runner.last_logits(0).unwrap_or_else(|error| panic!("{error}"));
+        answer.push((token, logits));
     }
     answer
 }

@@ -1,5 +1,6 @@
 //! Whole models on the device at hand: logits against llama.cpp's, and the same tokens whichever way they are evaluated.
 
+mod batching;
 mod decoding;
 #[path = "../device/mod.rs"]
 mod device;
@@ -14,7 +15,7 @@ use hesper::plan::Executor;
 
 /// Loads a model onto an executor.
 fn load(gguf: &Gguf, executor: Box<dyn Executor + Send>, chunk_rows: u32, policy: Policy) -> Runner {
-    let options = Options { context_tokens: Some(128), budget_bytes: 1 << 30, chunk_rows, policy };
+    let options = Options { context_tokens: Some(128), chunk_rows, ..Options::alone(policy) };
     let planned = Planned::new(gguf, &options).unwrap_or_else(|error| panic!("{error}"));
     planned.load(gguf, executor, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -36,7 +36,7 @@ const OFF: Sampling = Sampling {
     seed_high: 0,
     bias_count: 0,
     counted: 0,
-    reserved: 0,
+    masked: 0,
 };
 
 /// Words that look random, the same in every run.

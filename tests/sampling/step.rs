@@ -1,7 +1,7 @@
 //! Many sequences that decode side by side with `sample` alone, the logits held still.
 
 use super::plain::Problem;
-use hesper::kernels::{Bias, MAX_BIAS, RING_TOKENS, Row, Sampling, sample};
+use hesper::kernels::{Bias, MAX_BIAS, Row, Sampling, sample};
 use hesper::plan::{Builder, Executor, Plan, Region, Tensor};
 
 /// Bytes of the region that a [`Batch`] may use.
@@ -66,7 +66,9 @@ impl Batch<'_> {
         let sampling = layout.place(executor, bytemuck::cast_slice(&sampling));
         let biases = layout.place(executor, bytemuck::cast_slice(&self.biases()));
         let mut counts = layout.place(executor, bytemuck::cast_slice(&self.counts()));
-        let mut ring = layout.skip(sequences * RING_TOKENS as usize * 4);
+        let masks = layout.skip(sequences * self.vocabulary().div_ceil(32) * 4);
+        let clock = layout.skip(8);
+        let mut ring = layout.skip(sequences * 4);
         let mut scratch = layout.skip(sequences * self.vocabulary() * 8);
         let mut builder = Builder::default();
         builder.push(sample::dispatch(
@@ -78,12 +80,15 @@ impl Batch<'_> {
                 rows: &rows.clone(),
                 sampling: &sampling,
                 biases: &biases,
+                masks: &masks,
+                clock: &clock,
                 counts: &mut counts,
                 scratch: &mut scratch,
                 next: &mut rows,
                 ring: &mut ring,
                 vocabulary: self.vocabulary() as u32,
                 logits_stride: self.vocabulary() as u32,
+                ring_stride: sequences as u32,
             },
             [sequences as u32, 1, 1],
         ));
@@ -97,17 +102,13 @@ impl Batch<'_> {
         let start = self.counts();
         let prepared = executor.prepare(&plan).expect("the plan is sound");
         let mut tokens = vec![Vec::new(); self.problems.len()];
-        for step in 1..=steps {
+        for _ in 0..steps {
             executor.write(counts.region, counts.offset_bytes, bytemuck::cast_slice(&start));
             executor.submit(prepared).expect("it runs");
             let ticket = executor.fence().expect("a fence");
             executor.wait(ticket).expect("it ends");
             for (sequence, tokens) in tokens.iter_mut().enumerate() {
-                let position = self.positions[sequence] + step;
-                let entry = sequence as u64 * u64::from(RING_TOKENS) + u64::from(position % RING_TOKENS);
-                let word = executor.load_u32(ring.region, ring.offset_bytes + entry * 4);
-                assert_eq!(word >> 20, position & 0xfff, "the ring's entry is of another position");
-                tokens.push(word & 0xf_ffff);
+                tokens.push(executor.load_u32(ring.region, ring.offset_bytes + sequence as u64 * 4));
             }
         }
         executor.release(prepared);

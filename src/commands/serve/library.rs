@@ -2,7 +2,7 @@
 //! model fits, loads it, and answers until nobody asks any more.
 
 use super::super::budget;
-use super::super::flags::{ContextFlag, DeviceFlags};
+use super::super::flags::{DeviceFlags, Sharing};
 use super::super::load::{self, Step};
 use super::catalog::{KeepAlive, Source};
 use anyhow::{Context, Result, anyhow, bail};
@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 /// How models are loaded.
 pub struct Settings {
     pub device: DeviceFlags,
-    pub context: ContextFlag,
+    pub sharing: Sharing,
     pub keep_alive: KeepAlive,
     /// Requests that may wait for one model.
     pub max_queue: usize,
@@ -119,11 +119,12 @@ impl Library {
     }
 
     fn plan(&self, source: &Source, gguf: &Gguf, text: &Text, aloud: bool) -> Result<Planned> {
-        let ctx = source.ctx.or(self.settings.context.ctx);
+        let common = self.settings.sharing;
+        let sharing = Sharing { context_tokens: source.ctx.or(common.context_tokens), ..common };
         let mut quiet = io::sink();
         let mut loud = io::stdout();
         let out: &mut dyn io::Write = if aloud { &mut loud } else { &mut quiet };
-        let planned = load::plan(gguf, &self.device, &self.settings.device, ctx, &mut &mut *out)?;
+        let planned = load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut &mut *out)?;
         load::check_vocabulary(gguf, text, &planned)?;
         Ok(planned)
     }

@@ -5,10 +5,12 @@ use anyhow::{Context, Result, anyhow};
 use clap::builder::{NonEmptyStringValueParser, PathBufValueParser};
 use hesper::api::keys::Keys;
 use hesper::api::{Settings, State, cors, tls};
+use rustls::ServerConfig;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Largest file of keys or certificates that is read.
@@ -65,6 +67,22 @@ pub struct NetworkFlags {
     request_timeout: Option<u32>,
 }
 
+/// Who may use the server, and how it shows who it is.
+pub struct Credentials {
+    keys: Keys,
+    certificate: Option<Arc<ServerConfig>>,
+}
+
+impl Credentials {
+    /// Has `state` use them from now on.
+    pub fn give(self, state: &State) {
+        state.set_keys(self.keys);
+        if let Some(certificate) = self.certificate {
+            state.set_tls(certificate);
+        }
+    }
+}
+
 fn bytes(text: &str) -> Result<usize, String> {
     let bytes = size(text)?;
     usize::try_from(bytes)
@@ -111,32 +129,31 @@ impl NetworkFlags {
         format!("{scheme}://{address}{}", self.path_prefix)
     }
 
-    /// Reads keys and certificate, and has `state` use them from now on. Nothing changes where one cannot be used.
-    pub fn apply(&self, state: &State) -> Result<()> {
+    /// Reads keys and certificate.
+    pub fn credentials(&self) -> Result<Credentials> {
         let mut keys = Keys::unnamed(&self.api_key);
         if let Some(path) = &self.api_keys {
             let text = String::from_utf8(read(path)?).map_err(|_| anyhow!("{}: it is no text", path.display()))?;
             keys = keys.and(Keys::parse(&text).with_context(|| path.display().to_string())?);
             warn_of_readers(path);
         }
-        let config = match (&self.tls_cert, &self.tls_key) {
+        let certificate = match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => {
                 let files = || format!("{} and {}", cert.display(), key.display());
                 Some(tls::config(&read(cert)?, &read(key)?).with_context(files)?)
             }
             _ => None,
         };
-        state.set_keys(keys);
-        if let Some(config) = config {
-            state.set_tls(config);
-        }
-        Ok(())
+        Ok(Credentials { keys, certificate })
     }
 
-    /// What [`NetworkFlags::apply`] reads can change while the server runs.
+    /// Reads keys and certificate again. Nothing changes where one of them cannot be used.
     pub fn reload(&self, state: &State) {
-        match self.apply(state) {
-            Ok(()) => eprintln!("SIGHUP: keys and certificate were read again"),
+        match self.credentials() {
+            Ok(credentials) => {
+                credentials.give(state);
+                eprintln!("SIGHUP: keys and certificate were read again");
+            }
             Err(error) => eprintln!("warning: SIGHUP: {}; what was in use before stays", crate::paragraph(&error)),
         }
     }

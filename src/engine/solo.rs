@@ -1,0 +1,57 @@
+//! One sequence that has a runner to itself, stepped by hand: for measurements, self-tests and tests.
+
+use super::request::SamplingParameters;
+use super::runner::{Runner, StepNumber, StepRows};
+use super::schedule;
+use crate::kernels::{Row, SAMPLED_LAST};
+use crate::plan::ExecutorError;
+
+/// A sequence in slot 0 with the cache's first blocks. What it has in the cache stays for the next one.
+pub struct Solo<'r> {
+    pub runner: &'r mut Runner,
+    last: Option<StepNumber>,
+}
+
+impl Solo<'_> {
+    /// Makes slot 0 ready for an answer to `prompt`; nothing may be in flight.
+    pub fn begin<'r>(runner: &'r mut Runner, prompt: &[u32], sampling: &SamplingParameters, seed: u64) -> Solo<'r> {
+        runner.begin(0, prompt, &[], sampling, seed);
+        let blocks: Vec<u32> = (0..runner.model().sizes.blocks_a_sequence()).collect();
+        runner.put_blocks(0, 0, &blocks);
+        Solo { runner, last: None }
+    }
+
+    /// Evaluates `tokens`, which stand at `first_position` and behind, in chunks, and waits. With `sample`, the token after
+    /// the last one is sampled and [`Solo::submit_decode`] goes on from there.
+    pub fn prefill(&mut self, tokens: &[u32], first_position: u32, sample: bool) -> Result<(), ExecutorError> {
+        let mut done = 0;
+        while done < tokens.len() {
+            let left = (tokens.len() - done) as u32;
+            // A single token without an output is no decoding.
+            let shares = schedule::share(&[left.max(2)], self.runner.model().sizes.prefill_rows());
+            let end = done + shares.tokens[0].min(left) as usize;
+            let row = |(position, &token)| Row { token, position, sequence: 0, live: 1 };
+            let rows: Vec<Row> = (first_position + done as u32..).zip(&tokens[done..end]).map(row).collect();
+            let outputs = if sample && end == tokens.len() { vec![rows.len() as u32 - 1] } else { Vec::new() };
+            self.last = Some(self.runner.submit(&StepRows { rows, outputs, plan_rows: shares.rows })?);
+            done = end;
+            // Steps in flight are bounded.
+            self.runner.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Starts the evaluation of the token sampled last, and the sampling of the next.
+    pub fn submit_decode(&mut self) -> Result<StepNumber, ExecutorError> {
+        let rows = vec![Row { token: SAMPLED_LAST, position: 0, sequence: 0, live: 1 }];
+        let step = self.runner.submit(&StepRows { rows, outputs: vec![0], plan_rows: 1 })?;
+        self.last = Some(step);
+        Ok(step)
+    }
+
+    /// The token that the step submitted last has sampled, once it is done.
+    pub fn last_token(&mut self) -> Result<Option<u32>, ExecutorError> {
+        self.runner.wait()?;
+        Ok(self.last.and_then(|step| self.runner.sampled(step, 0)))
+    }
+}
