@@ -93,10 +93,11 @@ def ask_server(page, path, body=None):
         return response.read().decode()
 
 
-def metric(page, name):
-    found = re.search(rf"^{re.escape(name)} (\d+)$", ask_server(page, "/metrics"), re.M)
-    assert found, f"no metric {name}"
-    return int(found[1])
+def metric(page, name, label=""):
+    """The sum of a metric's samples, of those that have the label."""
+    lines = [line for line in ask_server(page, "/metrics").splitlines() if re.match(rf"{name}[{{ ]", line) and label in line]
+    assert lines, f"no metric {name} with {label!r}"
+    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines)
 
 
 def eventually(holds, seconds=5):
@@ -143,8 +144,8 @@ def an_answer_streams_in(page):
 def stop_stops_the_server_too(page):
     page.set(max_completion_tokens="")
     for stop in [lambda: page.click("#stop"), lambda: page.press("Escape")]:
-        name = 'hesper_requests_finished_total{outcome="cancelled"}'
-        before = metric(page, name)
+        cancelled = ["hesper_requests_finished_total", 'outcome="cancelled"']
+        before = metric(page, *cancelled)
         page.send("Tell me a very long story.")
         page.until(f"{page.find(ANSWER + ' .text')}?.innerText.length > 20")
         assert metric(page, "hesper_requests_running") == 1
@@ -152,7 +153,7 @@ def stop_stops_the_server_too(page):
         page.finished()
         assert "stopped" in page.text(ANSWER + " .stopped")
         eventually(lambda: metric(page, "hesper_requests_running") == 0)
-        assert metric(page, name) == before + 1
+        eventually(lambda: metric(page, *cancelled) == before + 1)
         length = page.run(f"{page.find(ANSWER)}.innerText.length")
         time.sleep(0.3)
         assert page.run(f"{page.find(ANSWER)}.innerText.length") == length
