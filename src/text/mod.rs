@@ -24,6 +24,7 @@ mod vocabulary;
 
 pub use constraint::{AnswerConstraint, AnswerRules, Body, ReasoningRules};
 pub use decoder::Decoder;
+pub use gbnf::to_lark as gbnf_to_lark;
 pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
 pub use reasoning::{ReasoningParser, ReasoningStart, ReasoningTags, Split};
 pub use stop_strings::{Passed, StopStrings};

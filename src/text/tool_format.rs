@@ -105,6 +105,10 @@ impl ToolFormat {
         let calls = if self == ToolFormat::Llama { "call".to_owned() } else { format!("{marker} call {more}") };
         let start = match (output, self) {
             (ToolOutput::Calls, _) => calls,
+            (ToolOutput::Json(_), _) if !self.is_told_from_json(tokenizer) => {
+                let why = "this model writes calls as JSON too, so they cannot be told from JSON that is demanded";
+                return Err(GrammarError(why.to_owned()));
+            }
             (ToolOutput::Json(schema), _) => {
                 let schema = schema::prepare(schema)?;
                 format!("{calls} | json\njson: %json {schema}")
@@ -131,6 +135,11 @@ impl ToolFormat {
             let _ = writeln!(grammar, "{name}: {head} {name}_arguments {tail}\n{name}_arguments: %json {schema}");
         }
         Ok(grammar)
+    }
+
+    /// Whether the first byte tells a call from a JSON text.
+    fn is_told_from_json(self, tokenizer: &Tokenizer) -> bool {
+        self == ToolFormat::Tagged || (self.short_ids() && tokenizer.control_id(self.marker()).is_some())
     }
 
     /// What stands before and after the arguments of a call of `name`, as Lark.

@@ -3,6 +3,7 @@
 mod access;
 mod answers;
 mod anthropic;
+mod constrained;
 mod errors;
 mod fields;
 mod harness;
