@@ -33,9 +33,9 @@ pub async fn identify(request: Request, next: Next) -> Response {
         !bytes.is_empty() && bytes.len() <= MAX_REQUEST_ID && bytes.iter().all(u8::is_ascii_graphic)
     });
     let id = sent.map_or_else(|| identifier("req_"), str::to_owned);
-    let anthropic = anthropic::is_path(request.uri().path());
     let span = trace::begin(&id, &request);
     let record = Arc::new(Record::new(id.clone(), request.method().clone(), request.uri().path().to_owned(), span));
+    let anthropic = anthropic::is_path(request.uri().path());
     let mut response = caller::within(record.clone(), next.run(request)).await;
     record.figures().status = Some(response.status().as_u16());
     if let Ok(id) = HeaderValue::try_from(id) {

@@ -242,6 +242,7 @@ impl Batch {
     }
 
     pub fn write_stats(&self, stats: &Stats) {
+        stats.sequences.set(self.runner.model().sizes.sequences.into());
         stats.blocks.set(self.blocks.count().into());
         stats.blocks_held.set(self.blocks.held().into());
         stats.blocks_cached.set(self.blocks.idle().into());

@@ -13,6 +13,7 @@ mod json;
 mod metadata;
 mod pre_tokenizer;
 mod reasoning;
+mod schema;
 mod sentence_piece;
 mod stop_strings;
 mod template;
@@ -142,7 +143,7 @@ impl Text {
         output: &ToolOutput,
         parallel: bool,
     ) -> Result<CompiledGrammar, GrammarError> {
-        let source = self.style.tools.grammar(functions, output, parallel, &self.tokenizer);
+        let source = self.style.tools.grammar(functions, output, parallel, &self.tokenizer)?;
         self.grammars()?.compile_lark(source)
     }
 
