@@ -42,7 +42,7 @@ has_browser() {
 step_page() {
   has_browser || must_skip "no Chromium or Chrome (HESPER_BROWSER names one)"
   setup_page
-  serve_for_page page --max-queue 1
+  serve_for_page page --max-queue 1 --parallel 1
   limit 300 "$PAGE/bin/python" tests/page/check.py "http://127.0.0.1:$PORT" --api-key "$PAGE_KEY" \
     --axe "$PAGE/node_modules/axe-core/axe.min.js" --screenshots target/page
   stop_server
