@@ -359,7 +359,7 @@ fn every_format_is_read() {
         ),
     ];
     for (format, text) in &cases {
-        assert_eq!(joined(parse_as(*format, &[text.clone()])), all, "{format:?}: {text}");
+        assert_eq!(joined(parse_as(*format, std::slice::from_ref(text))), all, "{format:?}: {text}");
     }
     // A whole answer that looks like a call is one only where such a function was declared.
     for text in

@@ -109,7 +109,7 @@ async def begin_and_vanish(port, body, events, reset):
     reader, writer = await connect(port, body)
     try:
         if not events:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1)
         else:
             await read_head(reader, answer)
             if answer.status != 200:

@@ -350,7 +350,10 @@ pub fn router(state: State) -> Router {
     let prefix = state.settings().path_prefix.as_str();
     let mut app = match prefix {
         "" => routes,
-        prefix => Router::new().nest(prefix, routes).fallback(guard::no_such_path),
+        prefix => Router::new()
+            .nest(prefix, routes)
+            .merge(page::at_prefix(prefix, state.settings().page))
+            .fallback(guard::no_such_path),
     };
     if !state.settings().cors_origins.is_empty() {
         app = app.layer(cors::layer(&state.settings().cors_origins));

@@ -104,7 +104,7 @@ impl ToolCallParser {
             self.stage,
             Stage::Arguments { .. } | Stage::Members { .. } | Stage::Skip { .. } | Stage::Tail { .. }
         );
-        if !within_call && !(self.after_call && held.trim().is_empty()) {
+        if !within_call && (!self.after_call || !held.trim().is_empty()) {
             content(held, &mut events);
         }
         *self = ToolCallParser::new(self.format, self.names.clone());

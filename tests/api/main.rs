@@ -10,6 +10,7 @@ mod harness;
 mod limits;
 mod metrics;
 mod mutated;
+mod openapi;
 mod python;
 mod responses;
 mod several;

@@ -110,7 +110,7 @@ fn demanded_calls_come() {
     for (format, text) in texts() {
         for parallel in [true, false] {
             let grammar = text.tool_grammar(&functions(), &ToolOutput::Calls, parallel).unwrap();
-            let rules = text.answer_rules(None, Body::Grammar(grammar));
+            let rules = text.answer_rules(None, Body::Grammar(Box::new(grammar)));
             let (mut random, mut finished, mut most) = (Random(3), 0, 0);
             for _ in 0..25 {
                 let (tokens, ended) = walk(&text, &rules, &mut random, 300);
@@ -134,7 +134,7 @@ fn demanded_calls_come() {
 fn a_named_function_is_the_one_that_is_called() {
     for (_, text) in texts() {
         let grammar = text.tool_grammar(&functions()[2..], &ToolOutput::Calls, false).unwrap();
-        let rules = text.answer_rules(None, Body::Grammar(grammar));
+        let rules = text.answer_rules(None, Body::Grammar(Box::new(grammar)));
         let mut random = Random(5);
         let answers: Vec<(Vec<u32>, bool)> = (0..8).map(|_| walk(&text, &rules, &mut random, 200)).collect();
         for (tokens, _) in answers.iter().filter(|(_, ended)| *ended) {
@@ -177,7 +177,7 @@ fn strict_calls_may_stand_behind_text() {
         };
         let before = if format == ToolFormat::Llama { "" } else { "Let me see.\n" };
         let grammar = text.tool_grammar(&functions(), &ToolOutput::Text, true).unwrap();
-        let rules = text.answer_rules(None, Body::Grammar(grammar));
+        let rules = text.answer_rules(None, Body::Grammar(Box::new(grammar)));
         for yes in [
             "Oslo < 3 {it is}.\nYes, <tool is>.".to_owned(),
             write("now", "{}"),
@@ -202,7 +202,7 @@ fn strict_calls_may_stand_behind_text() {
             continue;
         }
         let grammar = grammar.unwrap();
-        let rules = text.answer_rules(None, Body::Grammar(grammar));
+        let rules = text.answer_rules(None, Body::Grammar(Box::new(grammar)));
         assert!(may_write(&text, &rules, "{\"a\": null}") && may_write(&text, &rules, &write("now", "{}")));
         assert!(!may_write(&text, &rules, "{\"a\": 1}") && !may_write(&text, &rules, "plain"));
     }

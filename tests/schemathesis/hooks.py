@@ -11,7 +11,8 @@ import schemathesis
 MODEL = os.environ["HESPER_MODEL_ID"]
 
 # Most tokens of an answer and most answers, by the fields that ask for them; some answers would take minutes.
-LIMITS = {"max_completion_tokens": 8, "max_tokens": 8, "max_output_tokens": 8, "n": 2, "best_of": 2}
+ANSWER_LIMITS = ["max_completion_tokens", "max_output_tokens", "max_tokens"]
+LIMITS = {**dict.fromkeys(ANSWER_LIMITS, 8), "n": 2, "best_of": 2}
 
 
 def is_integer(value):
@@ -29,10 +30,9 @@ def map_body(context, body):
             body[name] = most
     schema = context.operation.definition.raw["requestBody"]["content"].get("application/json", {}).get("schema", {})
     name = schema.get("$ref", "").rsplit("/")[-1]
-    known = context.operation.schema.raw_schema["components"]["schemas"].get(name, {}).get("properties", {})
-    if not any(name in body for name in ["max_completion_tokens", "max_tokens", "max_output_tokens"]):
-        for name in ["max_completion_tokens", "max_output_tokens", "max_tokens"]:
-            if name in known:
-                body[name] = LIMITS[name]
-                break
+    known = context.operation.schema.raw_schema["components"]["schemas"].get(name, {})
+    names = [name for name in ANSWER_LIMITS if name in known.get("properties", {})]
+    # Where it is required, its absence is what is tested.
+    if names and not any(name in body or name in known.get("required", []) for name in names):
+        body[names[0]] = LIMITS[names[0]]
     return body

@@ -15,6 +15,7 @@ pub mod responses;
 mod samples;
 pub mod server;
 pub mod shared;
+pub mod tokens;
 #[cfg(test)]
 mod truth;
 
@@ -46,15 +47,22 @@ impl Parts {
     fn schema<T: ToSchema>(&mut self) -> Ref {
         let mut found = vec![(T::name().into_owned(), T::schema())];
         T::schemas(&mut found);
-        self.schemas.extend(found);
+        self.keep(found);
         Ref::from_schema_name(T::name())
+    }
+
+    /// A schema that is there stays: fields may have been merged into it.
+    fn keep(&mut self, found: Vec<(String, RefOr<Schema>)>) {
+        for (name, schema) in found {
+            self.schemas.entry(name).or_insert(schema);
+        }
     }
 
     /// Puts fields of `F` that `wanted` names into the schema of `T`, which is part of the document already.
     fn merge<T: ToSchema, F: ToSchema>(&mut self, wanted: impl Fn(&str) -> bool) {
         let mut found = Vec::new();
         F::schemas(&mut found);
-        self.schemas.extend(found);
+        self.keep(found);
         if let (Some(RefOr::T(Schema::Object(own))), RefOr::T(Schema::Object(more))) =
             (self.schemas.get_mut(&*T::name()), F::schema())
         {

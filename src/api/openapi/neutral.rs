@@ -83,10 +83,6 @@ pub fn direct() -> Object {
     only(&[json!(["direct"])])
 }
 
-pub fn disabled() -> Object {
-    only(&[json!("disabled")])
-}
-
 pub fn automatic() -> Object {
     only(&[json!("auto")])
 }

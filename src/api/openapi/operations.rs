@@ -13,13 +13,14 @@ use super::{
     },
     shared::{Error, GenerationFields},
     text_response,
+    tokens::{DetokenizeRequest, PlainContent, Properties, RenderedPrompt, Slot, TokenizeRequest, Tokens},
 };
 use utoipa::{
     ToSchema,
     openapi::{
-        Content, HttpMethod, Object, Required, Type,
+        Content, HttpMethod, Object, Ref, Required, Type,
         path::{OperationBuilder, Parameter, ParameterBuilder, ParameterIn, ParameterStyle},
-        schema::ObjectBuilder,
+        schema::{ArrayBuilder, ObjectBuilder},
         security::SecurityRequirement,
     },
 };
@@ -38,6 +39,7 @@ pub fn add_all(parts: &mut Parts) {
     responses(parts);
     anthropic(parts);
     stored(parts);
+    tokens(parts);
     models(parts);
     server(parts);
 }
@@ -220,6 +222,40 @@ fn stored(parts: &mut Parts) {
         .response("200", json_response("The messages.", list));
     let messages = parts.errors::<Error>(messages, &[400, 401, 404]);
     parts.add(HttpMethod::Get, "/v1/chat/completions/{id}/messages", messages);
+}
+
+fn tokens(parts: &mut Parts) {
+    const TAG: &str = "Tokens and templates";
+    let (request, answer) = (parts.schema::<TokenizeRequest>(), parts.schema::<Tokens>());
+    let tokenize = operation("tokenize", TAG, "Cut a text into tokens")
+        .request_body(json_body(request))
+        .response("200", json_response("The tokens.", answer));
+    let tokenize = parts.errors::<Error>(tokenize, BODY_ERRORS);
+    parts.add(HttpMethod::Post, "/tokenize", tokenize);
+    let (request, answer) = (parts.schema::<DetokenizeRequest>(), parts.schema::<PlainContent>());
+    let detokenize = operation("detokenize", TAG, "Put tokens together")
+        .request_body(json_body(request))
+        .response("200", json_response("The text.", answer));
+    let detokenize = parts.errors::<Error>(detokenize, BODY_ERRORS);
+    parts.add(HttpMethod::Post, "/detokenize", detokenize);
+    let answer = parts.schema::<RenderedPrompt>();
+    let template = operation("applyTemplate", TAG, "Show the prompt that a chat would be answered from")
+        .request_body(json_body(Ref::from_schema_name(ChatCompletionRequest::name())))
+        .response("200", json_response("The prompt.", answer));
+    let template = parts.errors::<Error>(template, BODY_ERRORS);
+    parts.add(HttpMethod::Post, "/apply-template", template);
+    let answer = parts.schema::<Properties>();
+    let props = operation("props", TAG, "Show what holds for a model")
+        .parameter(query("model", text(), "A model's id or alias; without it, the one that is served.").build())
+        .response("200", json_response("The model's properties.", answer));
+    let props = parts.errors::<Error>(props, &[400, 401, 404, 429, 503, 507]);
+    parts.add(HttpMethod::Get, "/props", props);
+    let slot = parts.schema::<Slot>();
+    let list = ArrayBuilder::new().items(slot).build();
+    let slots = operation("slots", "Server", "List the requests that are at work now")
+        .response("200", json_response("The requests.", list));
+    let slots = parts.errors::<Error>(slots, &[400, 401]);
+    parts.add(HttpMethod::Get, "/slots", slots);
 }
 
 fn models(parts: &mut Parts) {

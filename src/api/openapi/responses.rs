@@ -66,8 +66,8 @@ pub struct ResponsesRequest {
     #[schema(value_type = Option<Object>, examples(json!({"enable_thinking": false})))]
     pub chat_template_kwargs: Option<Map<String, Value>>,
     pub stream_options: Option<ResponseStreamOptions>,
-    #[schema(schema_with = neutral::disabled)]
-    pub truncation: Option<Value>,
+    /// Whether a prompt that is too long for the context is cut in its middle; `disabled`: it is refused.
+    pub truncation: Option<ResponseTruncation>,
     #[schema(schema_with = neutral::no)]
     pub background: Option<Value>,
     #[schema(schema_with = neutral::absent)]
@@ -80,6 +80,13 @@ pub struct ResponsesRequest {
     pub moderation: Option<Value>,
     #[schema(schema_with = neutral::absent)]
     pub max_tool_calls: Option<Value>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum ResponseTruncation {
+    Auto,
+    Disabled,
 }
 
 #[derive(ToSchema)]

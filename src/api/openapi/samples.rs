@@ -174,7 +174,10 @@ impl Document {
         if example.is_none() {
             values.extend(self.good(&schema["items"]).into_iter().map(|item| json!([item])));
         }
-        let item = example.or_else(|| values.first().and_then(|first| first.get(0)).cloned()).expect("an item");
+        let Some(item) = example.or_else(|| values.first().and_then(|first| first.get(0)).cloned()) else {
+            // Items of any kind.
+            return values.push(json!([]));
+        };
         for length in [&schema["minItems"], &schema["maxItems"]].into_iter().filter_map(Value::as_u64) {
             values.push((0..length as usize).map(|index| distinct(item.clone(), index)).collect());
         }

@@ -69,6 +69,8 @@ pub struct GenerationFields {
     pub stream_options: Option<StreamOptions>,
     /// Whether the prompt is looked up in the prefix cache. It changes the time, not the tokens.
     pub cache_prompt: Option<bool>,
+    /// What goes of a prompt that is too long for the context; without it, such a prompt is refused.
+    pub truncate: Option<Truncation>,
     /// Accepted; it cannot change the answer.
     #[schema(examples("someone"))]
     pub user: Option<String>,
@@ -159,6 +161,13 @@ fn logit_bias() -> Object {
         .description(Some("Added to the logits of tokens, by token id; ids are below the size of the vocabulary."))
         .examples([json!({"5": -1.5})])
         .build()
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum Truncation {
+    Middle,
+    Left,
 }
 
 /// Texts at which an answer ends.

@@ -105,7 +105,7 @@ function example(schema, depth = 0) {
 }
 
 function command(method, path, body) {
-  const url = new URL(`.${path}`, location.href).href;
+  const url = new URL(".", location.href).href.replace(/\/$/, "") + path;
   if (!body) return `curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}${url}`;
   const json = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
   return `curl ${url} \\\n  -H 'content-type: application/json' \\\n  -d '${json}'`;
@@ -138,7 +138,7 @@ function endpoint(method, path, operation) {
   const schema = operation.requestBody?.content?.["application/json"]?.schema;
   const body = schema ? example(schema) : null;
   if (schema) node.append(element("h4", {}, "Fields"), fields(resolve(schema), 0));
-  node.append(element("h4", {}, "Example"), element("pre", { tabindex: "0", role: "region", "aria-label": `Example of ${path}` }, element("code", {}, command(method, path, body))));
+  node.append(element("h4", {}, "Example"), element("pre", { tabindex: "0", role: "group", "aria-label": `Example of ${method.toUpperCase()} ${path}` }, element("code", {}, command(method, path, body))));
   node.append(element("h4", {}, "Answers"), answers(operation.responses));
   return node;
 }

@@ -67,7 +67,7 @@ function fence(lines, begin) {
   const button = iconButton("copy", "Copy code", () => copy(button, code));
   const bar = element("div", { class: "code-bar" }, element("span", {}, language || "code"), button);
   // It may scroll, so it takes the keyboard's focus.
-  const pre = element("pre", { tabindex: "0", role: "region", "aria-label": language ? `Code, ${language}` : "Code" }, element("code", {}, code));
+  const pre = element("pre", { tabindex: "0", role: "group", "aria-label": language ? `Code, ${language}` : "Code" }, element("code", {}, code));
   return [element("div", { class: "code" }, bar, pre), at + 1];
 }
 
@@ -141,7 +141,7 @@ function table(lines, begin) {
   }
   const head = element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, ...inline(name, 0))));
   const node = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
-  return [element("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" }, node), at];
+  return [element("div", { class: "table", tabindex: "0", role: "group", "aria-label": "Table" }, node), at];
 }
 
 function paragraph(lines, begin, depth) {

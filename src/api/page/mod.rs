@@ -6,8 +6,9 @@
 use super::{State, error::ApiError, identifiers::fingerprint, openapi};
 use axum::{
     Router,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    extract::OriginalUri,
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Redirect, Response},
     routing::get,
 };
 use std::sync::LazyLock;
@@ -45,10 +46,40 @@ const FILES: &[(&str, &str, &str)] = &[
 pub fn routes(pages: bool) -> Router<State> {
     let mut router = Router::new().route("/openapi.json", get(describe));
     for (path, kind, content) in FILES.iter().filter(|_| pages) {
-        let etag = format!("\"{}\"", fingerprint(&[content]));
-        router = router.route(path, get(async move |headers: HeaderMap| file(&headers, kind, content, &etag)));
+        let etag = etag(content);
+        router = match *path {
+            "/" => router.route(
+                path,
+                get(async move |OriginalUri(uri): OriginalUri, headers: HeaderMap| {
+                    root(&uri, &headers, kind, content, &etag)
+                }),
+            ),
+            path => router.route(path, get(async move |headers: HeaderMap| file(&headers, kind, content, &etag))),
+        };
     }
     router
+}
+
+/// The chat page below a prefix: at `PREFIX/`, so that what it names relative to itself is found, and `PREFIX` leads there.
+pub fn at_prefix(prefix: &str, pages: bool) -> Router<State> {
+    let chat = FILES.iter().find(|(path, ..)| *path == "/").filter(|_| pages);
+    let Some((_, kind, content)) = chat else { return Router::new() };
+    let etag = etag(content);
+    Router::new()
+        .route(&format!("{prefix}/"), get(async move |headers: HeaderMap| file(&headers, kind, content, &etag)))
+}
+
+/// Names a file's content.
+fn etag(content: &str) -> String {
+    format!("\"{}\"", fingerprint(&[content]))
+}
+
+/// The page, or the way to where its address ends in `/`.
+fn root(uri: &Uri, headers: &HeaderMap, kind: &'static str, content: &'static str, etag: &str) -> Response {
+    if uri.path().ends_with('/') {
+        return file(headers, kind, content, etag);
+    }
+    Redirect::permanent(&format!("{}/", uri.path())).into_response()
 }
 
 /// Written once.
