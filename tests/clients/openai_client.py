@@ -208,8 +208,8 @@ def errors_name_the_field(client, model):
     refused(chat(extra_body={"temprature": 1}), "temprature", "unknown_parameter")
     refused(chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]),
             "messages[0].content[0].type")
-    refused(chat(response_format={"type": "json_object"}), "response_format")
-    refused(chat(tools=[GET_TIME], tool_choice="required"), "tool_choice")
+    refused(chat(response_format={"type": "yaml"}), "response_format.type")
+    refused(chat(tool_choice="required"), "tool_choice")
     refused(chat(messages=[{"role": "user", "content": "word " * 100_000}]), "messages", "context_length_exceeded")
     refused(chat(stream=True, n=0), "n")
     try:

@@ -51,6 +51,10 @@ impl Input {
                     fields.require(name, value)
                 };
                 let (call_id, name, arguments) = (text("call_id")?, text("name")?, text("arguments")?);
+                // What only calls of hosted tools have.
+                fields.neutral("caller", &[json!({"type": "direct"})])?;
+                fields.neutral("namespace", &[])?;
+                fields.neutral("async", &[json!(false)])?;
                 self.messages.call(&call_id, &name, &arguments);
                 self.items.push(function_call(id, &call_id, &name, &arguments, "completed"));
             }

@@ -20,7 +20,7 @@ use hesper::text::Text;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -126,10 +126,10 @@ impl Library {
             cache_tokens: source.cache_tokens.or(shared.cache_tokens),
             kv_type: source.kv_type.unwrap_or(shared.kv_type),
         };
-        let mut quiet = io::sink();
-        let mut loud = io::stdout();
-        let out: &mut dyn io::Write = if aloud { &mut loud } else { &mut quiet };
-        let planned = load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut &mut *out)?;
+        let planned = match aloud {
+            true => load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut Said)?,
+            false => load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut io::sink())?,
+        };
         load::check_vocabulary(gguf, text, &planned)?;
         Ok(planned)
     }
@@ -145,7 +145,7 @@ impl Library {
             bail!("{} is gone", self.device.label());
         }
         if self.sources.len() > 1 {
-            println!("Model {}", source.name);
+            writeln!(Said, "Model {}", source.name)?;
         }
         let planned = self.plan(source, &gguf, &text, true)?;
         Ok(Opened { gguf, text, gpu, planned })
@@ -169,7 +169,7 @@ impl Library {
                 panic::resume_unwind(Box::new(Stopped));
             }
         };
-        let runner = load::load(planned, &gguf, gpu, &flags, &mut io::stdout(), step)?;
+        let runner = load::load(planned, &gguf, gpu, &flags, &mut Said, step)?;
         self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         Ok((runner, text))
     }
@@ -230,6 +230,21 @@ impl Library {
             // What it panicked with is in the log.
             let _ = thread.join();
         }
+    }
+}
+
+/// The standard output, whose reader may be gone: that is no reason not to serve.
+struct Said;
+
+impl io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = io::stdout().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = io::stdout().flush();
+        Ok(())
     }
 }
 
