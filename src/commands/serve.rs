@@ -39,7 +39,7 @@ use tokio::time::timeout;
                         hesper serve --models ~/models --keep-alive 10m --memory-budget 12G\n  \
                         hesper serve -m model.gguf --api-keys keys.txt --tls-cert cert.pem --tls-key key.pem\n  \
                         hesper serve -m model.gguf --data /var/lib/hesper\n  \
-                        hesper serve -m model.gguf --device radeon --ctx 8192 --memory-budget 6G\n  \
+                        hesper serve -m model.gguf --device radeon --ctx 8192 --kv-type q8_0 --memory-budget 6G\n  \
                         HESPER_MODEL=model.gguf HESPER_ALLOW_SOFTWARE=1 hesper serve")]
 pub struct Flags {
     /// A model: a GGUF file (of a split model, the first), a name of `hesper list`, or the source it was pulled from.

@@ -6,7 +6,7 @@ use crate::fixtures::Fixture;
 use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::{Handle, queue};
 use hesper::engine::request::{Allowed, Constraints, Event, FinishReason, Request, SamplingParameters, Token};
-use hesper::engine::runner::{Options, Planned};
+use hesper::engine::runner::{KvType, Options, Planned};
 use hesper::engine::worker;
 use hesper::kernels::policy::Policy;
 use hesper::plan::ExecutorError;
@@ -95,10 +95,10 @@ fn odd_tokens() -> Constraints {
     }))
 }
 
-fn assert_the_same_in_any_batch(policy: impl Fn(&hesper::gpu::Gpu) -> Policy) {
+fn assert_the_same_in_any_batch(kv_type: KvType, policy: impl Fn(&hesper::gpu::Gpu) -> Policy) {
     let fixture = Fixture::demo();
     let Some(policy) = device::gpu().map(|gpu| policy(&gpu)) else { return };
-    let options = Options { context_tokens: Some(CONTEXT), chunk_rows: 16, ..Options::alone(policy) };
+    let options = Options { context_tokens: Some(CONTEXT), chunk_rows: 16, kv_type, ..Options::alone(policy) };
     let Some(alone) = Engine::start(&fixture, options) else { return };
     let expected = alone.answers(&fixture);
     alone.end();
@@ -129,11 +129,16 @@ fn assert_the_same_in_any_batch(policy: impl Fn(&hesper::gpu::Gpu) -> Policy) {
 
 #[test]
 fn a_request_gives_the_same_alone_and_in_any_batch() {
-    assert_the_same_in_any_batch(device::policy);
+    assert_the_same_in_any_batch(KvType::F16, device::policy);
 }
 
 /// What is chosen for GPUs holds to the same, on whatever device there is.
 #[test]
 fn the_geometry_of_gpus_gives_the_same_in_any_batch() {
-    assert_the_same_in_any_batch(|_| Policy::GPU);
+    assert_the_same_in_any_batch(KvType::F16, |_| Policy::GPU);
+}
+
+#[test]
+fn a_request_gives_the_same_in_any_batch_with_a_quantized_cache() {
+    assert_the_same_in_any_batch(KvType::Q8_0, device::policy);
 }

@@ -10,7 +10,7 @@ use hesper::api::registry::{Entry, LoadError, Loaded, Loader, Progress};
 use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::queue;
 use hesper::engine::request::ServedModel;
-use hesper::engine::runner::{Planned, Runner};
+use hesper::engine::runner::{KvType, Planned, Runner};
 use hesper::engine::worker;
 use hesper::gguf::Gguf;
 use hesper::gpu::{self, DeviceInfo, Gpu};
@@ -47,8 +47,8 @@ pub struct Library {
     device: DeviceInfo,
     /// What was opened to see whether the server can start at all.
     first: Mutex<Option<Opened>>,
-    /// Files whose kernels this process has checked already, with the time of their last change.
-    checked: Mutex<BTreeSet<(PathBuf, SystemTime)>>,
+    /// Files whose kernels this process has checked already, with the time of their last change and the cache's type.
+    checked: Mutex<BTreeSet<(PathBuf, SystemTime, KvType)>>,
     stop: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -124,6 +124,7 @@ impl Library {
             context_tokens: source.ctx.or(shared.context_tokens),
             sequences: source.parallel.unwrap_or(shared.sequences),
             cache_tokens: source.cache_tokens.or(shared.cache_tokens),
+            kv_type: source.kv_type.unwrap_or(shared.kv_type),
         };
         let planned = match aloud {
             true => load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut Said)?,
@@ -153,7 +154,7 @@ impl Library {
     /// Loads what was opened. A file's kernels are checked once.
     fn load_opened(&self, source: &Source, opened: Opened, progress: &Progress) -> Result<(Runner, Text)> {
         let Opened { gguf, text, gpu, planned } = opened;
-        let key = (source.file.clone(), modified(&source.file));
+        let key = (source.file.clone(), modified(&source.file), planned.memory.kv_type);
         let mut flags = self.settings.device.clone();
         flags.skip_self_test |= self.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(&key);
         let step = |step: Step| {
