@@ -258,7 +258,7 @@ fn constraints_begin_behind_the_reasoning_and_budgets_close_it() {
         (ReasoningStart::MayOpen, Some(0)),
         (ReasoningStart::Closed, Some(5)),
     ] {
-        let rules = TEXT.answer_rules(reasoning(start, budget), Body::Grammar(grammar.clone()));
+        let rules = TEXT.answer_rules(reasoning(start, budget), Body::Grammar(Box::new(grammar.clone())));
         let mut thought = 0;
         for _ in 0..20 {
             let (tokens, ended) = walk(&TEXT, &rules, &mut random, 120);

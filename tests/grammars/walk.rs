@@ -40,7 +40,7 @@ pub fn allowed(mask: &[u32]) -> Vec<u32> {
 }
 
 pub fn rules(text: &Text, grammar: &Grammar) -> Result<AnswerRules, GrammarError> {
-    Ok(text.answer_rules(None, Body::Grammar(text.grammars()?.compile(grammar)?)))
+    Ok(text.answer_rules(None, Body::Grammar(Box::new(text.grammars()?.compile(grammar)?))))
 }
 
 /// One answer of at most `most` tokens: its tokens, and whether it came to its end. Tokens are drawn evenly, but for those
