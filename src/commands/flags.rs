@@ -1,8 +1,8 @@
 //! Flags that several subcommands share, and how their values are read.
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
 use clap::builder::{BoolishValueParser, PathBufValueParser};
+use clap::{Args, ValueEnum};
 use hesper::engine::runner::{KvType, SEQUENCES_MAX};
 use hesper::pull::{Store, has_scheme};
 use serde::Deserialize;

@@ -222,7 +222,8 @@ mod tests {
         let v: Vec<_> = qkv.iter().map(|row| rounded(take(row, 6 + kv_head))).collect();
         (0..qkv.len())
             .map(|i| {
-                let score = |j: usize| (q[i].iter().zip(&k[j]).map(|(a, b)| a * b).sum::<f64>() / (DIM as f64).sqrt()).exp();
+                let score =
+                    |j: usize| (q[i].iter().zip(&k[j]).map(|(a, b)| a * b).sum::<f64>() / (DIM as f64).sqrt()).exp();
                 let total: f64 = (0..=i).map(score).sum();
                 (0..DIM).map(|dim| (0..=i).map(|j| score(j) * v[j][dim]).sum::<f64>() / total).collect()
             })
@@ -252,8 +253,18 @@ mod tests {
         let mut end = 0;
         let cache = shape.cache_bytes(5);
         let y = LENGTH as u64 * u64::from(SHAPE.q_cols()) * 4;
-        let sizes =
-            [16 * LENGTH as u64, 12, turns.len() as u64 * 4, 4 * DIM as u64, 4 * DIM as u64, cache, cache, (LENGTH * cols * 4) as u64, y, y];
+        let sizes = [
+            16 * LENGTH as u64,
+            12,
+            turns.len() as u64 * 4,
+            4 * DIM as u64,
+            4 * DIM as u64,
+            cache,
+            cache,
+            (LENGTH * cols * 4) as u64,
+            y,
+            y,
+        ];
         let tensors: Vec<Tensor> = sizes.iter().map(|&bytes| place(&mut end, bytes)).collect();
         let mut memory = Memory::default();
         memory.allocate(REGION, end).expect("host memory");

@@ -3,8 +3,8 @@
 //! that it gets wrong has a name.
 
 use super::{Memory, twin};
-use crate::kernels::attention::KvType;
 use crate::kernels::BLOCK_TOKENS;
+use crate::kernels::attention::KvType;
 use crate::plan::{Command, Dispatch, Executor, ExecutorError, Kernel, Plan, Prepared, Region, Tensor, Ticket};
 use half::f16;
 use std::collections::BTreeSet;

@@ -53,20 +53,32 @@ fn the_demo_models_logits_are_llama_cpps() {
 #[test]
 fn every_formats_logits_are_llama_cpps() {
     let all = synthetic::all();
-    check(Geometry::Device, KvType::F16, all.iter().filter(|model| model.shape.name == "qwen3-plain").map(Fixture::synthetic));
+    check(
+        Geometry::Device,
+        KvType::F16,
+        all.iter().filter(|model| model.shape.name == "qwen3-plain").map(Fixture::synthetic),
+    );
 }
 
 #[test]
 fn odd_shapes_logits_are_llama_cpps() {
     let all = synthetic::all();
-    check(Geometry::Device, KvType::F16, all.iter().filter(|model| model.shape.name != "qwen3-plain").map(Fixture::synthetic));
+    check(
+        Geometry::Device,
+        KvType::F16,
+        all.iter().filter(|model| model.shape.name != "qwen3-plain").map(Fixture::synthetic),
+    );
 }
 
 #[test]
 fn the_geometry_of_gpus_gives_llama_cpps_logits() {
     check(Geometry::Gpu, KvType::F16, [Fixture::demo()].into_iter());
     let all = synthetic::all();
-    check(Geometry::Gpu, KvType::F16, all.iter().filter(|model| model.shape.name == "qwen3-plain").map(Fixture::synthetic));
+    check(
+        Geometry::Gpu,
+        KvType::F16,
+        all.iter().filter(|model| model.shape.name == "qwen3-plain").map(Fixture::synthetic),
+    );
 }
 
 #[test]
