@@ -329,6 +329,12 @@ pub struct InputCall {
     pub name: String,
     #[schema(examples("{\"city\": \"Oslo\"}"))]
     pub arguments: String,
+    #[schema(schema_with = neutral::direct_caller)]
+    pub caller: Option<Value>,
+    #[schema(schema_with = neutral::absent)]
+    pub namespace: Option<Value>,
+    #[schema(rename = "async", schema_with = neutral::no)]
+    pub asynchronous: Option<Value>,
 }
 
 #[derive(ToSchema)]
