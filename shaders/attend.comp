@@ -7,7 +7,7 @@
 // which blocks its cache lies in.
 //
 // x: [rows][x_stride], y: [rows][y_stride] (a row that is not live: zeros), scale: 1 / sqrt(head_dim); the rest as in
-// rope_store. One workgroup per ROWS rows (x) and PART heads that share a kv head (y): what is loaded of the cache serves
+// rope_store. KV_Q8_0: the cache is quantized. One workgroup per ROWS rows (x) and PART heads that share a kv head (y): what is loaded of the cache serves
 // them all. Lanes stand for tokens while scores are
 // made and for units of 8 dimensions, of several tokens at once if there are lanes left, while values are summed.
 #extension GL_GOOGLE_include_directive : require
@@ -28,8 +28,8 @@ layout(push_constant, scalar) uniform Push {
     Vec2In rope;
     RowIn rows;
     UintIn blocks;
-    Uvec4Out keys;
-    Uvec4Out values;
+    CacheOut keys;
+    CacheOut values;
     Vec4Out y;
     uint x_stride;
     uint y_stride;
@@ -48,10 +48,15 @@ const uint SPAN = LANES < BLOCK_TOKENS ? BLOCK_TOKENS / LANES : 1; // tokens tha
 const uint SWEEPS = (UNITS + LANES - 1) / LANES;            // units of a lane
 
 shared vec4 query[QUERIES * HEAD_DIM / 4]; // scaled
-// k and v of the rows' own positions, as in the cache. They pass through memory as halves: compilers may drop a rounding
-// whose result stays in registers.
+// k and v of the rows' own positions, as in the cache. They pass through memory as halves, or their scales do: compilers
+// may drop a rounding whose result stays in registers.
+#if defined(KV_Q8_0)
+shared uvec2 own_quants[2 * ROWS * UNITS]; // k of each row, then v
+shared float16_t own_scales[2 * ROWS * GROUPS];
+#else
 shared float16_t own_key[ROWS * HEAD_DIM];
 shared float16_t own_value[ROWS * HEAD_DIM];
+#endif
 shared float weight[2 * QUERIES * CHUNK]; // scores, then exponentials, of two chunks by turns
 shared float highest[QUERIES * LANES];    // of each subgroup
 shared vec4 partial[2 * LANES * 2];       // sums of two queries by turns
@@ -88,6 +93,7 @@ uint head_of(uint h) {
     return kv_head * GROUP + min(first_head + h, GROUP - 1);
 }
 
+#if !defined(KV_Q8_0)
 vec4 low_half(uvec4 unit) {
     return vec4(unpackHalf2x16(unit.x), unpackHalf2x16(unit.y));
 }
@@ -95,6 +101,7 @@ vec4 low_half(uvec4 unit) {
 vec4 high_half(uvec4 unit) {
     return vec4(unpackHalf2x16(unit.z), unpackHalf2x16(unit.w));
 }
+#endif
 
 float add_product(vec4 a, vec4 b, float sum) {
     return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
@@ -108,6 +115,16 @@ uint block_of(uint token) {
 uint row_of(uint r) {
     return first_row + min(r, run - 1);
 }
+
+#if defined(KV_Q8_0)
+#define Fresh float
+#define FRESH_KEY(dim) fresh[dim]
+#define FRESH_VALUE(dim) fresh[HEAD_DIM + dim]
+#else
+#define Fresh float16_t
+#define FRESH_KEY(dim) own_key[dim]
+#define FRESH_VALUE(dim) own_value[dim]
+#endif
 
 // FUSED: q, k and v of the own position from qkv into shared memory.
 void rotate_into_shared() {
@@ -127,15 +144,43 @@ void rotate_into_shared() {
     for (uint pair = lane; pair < PAIRS; pair += LANES) {
         const vec2 turned = rotated_pair(FloatIn(x), k_first, k_gain, inverse, rope, position[0], pair);
         const uvec2 dims = pair_dims(pair);
-        own_key[dims.x] = float16_t(turned.x);
-        own_key[dims.y] = float16_t(turned.y);
+        FRESH_KEY(dims.x) = Fresh(turned.x);
+        FRESH_KEY(dims.y) = Fresh(turned.y);
     }
     const uint v_first = k_first + KV_HEADS * HEAD_DIM;
     for (uint dim = lane; dim < HEAD_DIM; dim += LANES) {
-        own_value[dim] = float16_t(FloatIn(x).v[v_first + dim]);
+        FRESH_VALUE(dim) = Fresh(FloatIn(x).v[v_first + dim]);
     }
 }
 
+#if defined(KV_Q8_0)
+// FUSED: k and v of the own position as the cache has them.
+void quantize_own() {
+    for (uint unit = lane; unit < 2 * UNITS; unit += LANES) {
+        const float scale = fresh_scale(unit / 4);
+        own_quants[unit] = unit_quants(unit, scale);
+        if (unit % 4 == 0) {
+            own_scales[unit / 4] = float16_t(scale);
+        }
+    }
+}
+
+// FUSED: from shared memory to the cache.
+void store_own() {
+    const uint block = block_of(position[0]);
+    const Place key = key_place(block, kv_head, position[0]);
+    const Place value = value_place(block, kv_head, position[0]);
+    for (uint unit = lane; unit < UNITS; unit += LANES) {
+        store_key(keys, key, unit, own_quants[unit], own_scales[unit / 4]);
+        store_value(values, value, unit, own_quants[UNITS + unit], own_scales[GROUPS + unit / 4]);
+    }
+}
+
+// Four dimensions; `dim` counts through all keys and then all values.
+vec4 own4(uint dim) {
+    return dequantized(own_quants[dim / 8][dim / 4 % 2], float(own_scales[dim / 32]));
+}
+#else
 // FUSED: k and v of the own position from shared memory to the cache.
 void store_own() {
     const uint block = block_of(position[0]);
@@ -152,6 +197,8 @@ void store_own() {
     }
 }
 
+#endif
+
 // Not FUSED: the same from q and the cache.
 void load_into_shared(uint r) {
     for (uint h = 0; h < PART; h++) {
@@ -161,6 +208,20 @@ void load_into_shared(uint r) {
         }
     }
     const uint block = block_of(position[r]);
+#if defined(KV_Q8_0)
+    const Place key_at = key_place(block, kv_head, position[r]);
+    const Place value_at = value_place(block, kv_head, position[r]);
+    for (uint unit = lane; unit < UNITS; unit += LANES) {
+        const Unit key = load_key(keys, key_at, unit);
+        const Unit value = load_value(values, value_at, unit);
+        own_quants[r * UNITS + unit] = key.quants;
+        own_quants[(ROWS + r) * UNITS + unit] = value.quants;
+        if (unit % 4 == 0) {
+            own_scales[r * GROUPS + unit / 4] = float16_t(key.scale);
+            own_scales[(ROWS + r) * GROUPS + unit / 4] = float16_t(value.scale);
+        }
+    }
+#else
     for (uint unit = lane; unit < UNITS; unit += LANES) {
         const uvec4 key = keys.v[key_unit(block, kv_head, unit, position[r])];
         const uvec4 value = values.v[value_unit(block, kv_head, unit, position[r])];
@@ -174,20 +235,29 @@ void load_into_shared(uint r) {
             own_value[dim + 1] = two_of_value.y;
         }
     }
+#endif
 }
 
 float own_score(uint r, uint h) {
     float score = 0.0;
     for (uint i = 0; i < HEAD_DIM / 4; i++) {
         const uint dim = r * HEAD_DIM + 4 * i;
+#if defined(KV_Q8_0)
+        const vec4 key = own4(dim);
+#else
         const vec4 key = vec4(own_key[dim], own_key[dim + 1], own_key[dim + 2], own_key[dim + 3]);
+#endif
         score = add_product(query[(r * PART + h) * (HEAD_DIM / 4) + i], key, score);
     }
     return score;
 }
 
 vec4 own_value4(uint first) {
+#if defined(KV_Q8_0)
+    return own4(ROWS * HEAD_DIM + first);
+#else
     return vec4(own_value[first], own_value[first + 1], own_value[first + 2], own_value[first + 3]);
+#endif
 }
 
 // The sums over the own positions, whose scores are the first `top`; they lie with token lane 0.
@@ -213,20 +283,20 @@ void start_sums() {
 void score_chunk(uint start, uint tokens, uint base) {
     for (uint tile = 0; tile < tokens; tile += LANES * SPAN) {
         uint token[SPAN];
-        uint first[SPAN];
+        Place first[SPAN];
         float score[SPAN * QUERIES];
         [[unroll]] for (uint i = 0; i < SPAN; i++) {
             // Behind the last token it is repeated: loads stay inside, the maximum is the same, the result is not read.
             token[i] = start + min(tile + i * LANES + lane, tokens - 1);
-            first[i] = key_unit(block_of(token[i]), kv_head, 0, token[i]);
+            first[i] = key_place(block_of(token[i]), kv_head, token[i]);
             [[unroll]] for (uint q = 0; q < QUERIES; q++) {
                 score[i * QUERIES + q] = 0.0;
             }
         }
         for (uint unit = 0; unit < UNITS; unit++) {
-            uvec4 key[SPAN];
+            Unit key[SPAN];
             [[unroll]] for (uint i = 0; i < SPAN; i++) {
-                key[i] = keys.v[first[i] + unit * BLOCK_TOKENS];
+                key[i] = load_key(keys, first[i], unit);
             }
             [[unroll]] for (uint q = 0; q < QUERIES; q++) {
                 const vec4 query_low = query[q * (HEAD_DIM / 4) + 2 * unit];
@@ -284,9 +354,9 @@ void exponentiate(uint start, uint tokens, uint base, float before[QUERIES]) {
 
 void add_values(uint start, uint tokens, uint base) {
     for (uint t = token_lane < TOKEN_LANES ? token_lane : tokens; t < tokens; t += TOKEN_LANES) {
-        const uint first = value_unit(block_of(start + t), kv_head, 0, start + t);
+        const Place first = value_place(block_of(start + t), kv_head, start + t);
         [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
-            const uvec4 value = values.v[first + min(first_unit + s * LANES, UNITS - 1)];
+            const Unit value = load_value(values, first, min(first_unit + s * LANES, UNITS - 1));
             [[unroll]] for (uint q = 0; q < QUERIES; q++) {
                 const vec4 p = vec4(weight[base + q * CHUNK + t]);
                 low[q * SWEEPS + s] = fma(p, low_half(value), low[q * SWEEPS + s]);
@@ -343,6 +413,10 @@ void store_sums_of_shares() {
 void attend_run() {
     if (FUSED) {
         rotate_into_shared();
+#if defined(KV_Q8_0)
+        meet();
+        quantize_own();
+#endif
     } else {
         for (uint r = 0; r < ROWS; r++) {
             load_into_shared(r);

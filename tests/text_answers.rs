@@ -1,7 +1,10 @@
 //! What becomes of sampled tokens: text piece by piece, stop strings, tool calls. And the round trip of tokenizers.
 
 use hesper::gguf::Gguf;
-use hesper::text::{Passed, StopStrings, Text, ToolCallEvent, ToolCallParser, ToolFormat, Vocabulary};
+use hesper::text::{
+    Passed, ReasoningParser, ReasoningStart, ReasoningTags, Split, StopStrings, Text, ToolCallEvent, ToolCallParser,
+    ToolFormat, Vocabulary,
+};
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
@@ -143,6 +146,36 @@ proptest! {
     }
 
     #[test]
+    fn every_format_is_read_alike_however_the_text_is_cut(
+        parts in prop::collection::vec(prop::sample::select(CALL_PARTS.to_vec()), 0..24),
+        cuts in prop::collection::vec(0usize..200, 0..12),
+    ) {
+        let text = parts.concat();
+        for format in [ToolFormat::Tagged, ToolFormat::Llama, ToolFormat::MistralArray, ToolFormat::MistralNamed] {
+            let whole = joined(parse_as(format, std::slice::from_ref(&text)));
+            prop_assert_eq!(&whole, &joined(parse_as(format, &pieces(&text, &cuts))), "{:?}: {}", format, text);
+            if let [ToolCallEvent::Content(content)] = &whole[..] {
+                prop_assert_eq!(content, &text);
+            }
+        }
+    }
+
+    #[test]
+    fn reasoning_is_split_alike_however_the_text_is_cut(
+        parts in prop::collection::vec(prop::sample::select(vec!["<think>", "</think>", "<thi", "nk>", "</", "\n", " ", "a", "é"]), 0..14),
+        cuts in prop::collection::vec(0usize..80, 0..8),
+    ) {
+        let text = parts.concat();
+        for start in [ReasoningStart::Open, ReasoningStart::MayOpen, ReasoningStart::Closed] {
+            let whole = reasoned(start, std::slice::from_ref(&text));
+            prop_assert_eq!(&whole, &reasoned(start, &pieces(&text, &cuts)));
+            // Nothing but tags and whitespace is lost.
+            let bare = |text: &str| text.replace("<think>", "").replace("</think>", "").split_whitespace().collect::<String>();
+            prop_assert_eq!(bare(&format!("{}{}", whole.0, whole.1)), bare(&text));
+        }
+    }
+
+    #[test]
     fn calls_are_found_however_the_text_is_cut(cuts in prop::collection::vec(0usize..400, 0..30)) {
         let whole = parse(&[CALLS.to_owned()]);
         prop_assert_eq!(joined(parse(&pieces(CALLS, &cuts))), joined(whole));
@@ -211,6 +244,40 @@ fn joined(events: Vec<ToolCallEvent>) -> Vec<ToolCallEvent> {
 }
 
 const CALLS: &str = "Let me see.\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Z\u{fc}rich </tool_call>\", \"days\": [1, 2.50]}}\n</tool_call>\n<tool_call>{\"name\":\"now\"}</tool_call> and <tool_call>nonsense</tool_call>  <tool_call>{\"name\": \"open\"";
+
+/// What calls are made of, in all formats.
+const CALL_PARTS: [&str; 22] = [
+    "<tool_call>",
+    "</tool_call>",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "[CALL_ID]",
+    "<|python_tag|>",
+    "{\"name\": \"now\", ",
+    "\"arguments\": ",
+    "\"parameters\": ",
+    "{\"a\": [1, \"}\"]}",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\"",
+    "now",
+    ",",
+    ";",
+    "\\",
+    "\n",
+    " ",
+    "é",
+];
+
+/// Reasoning and the rest.
+fn reasoned(start: ReasoningStart, pieces: &[String]) -> (String, String) {
+    let mut parser = ReasoningParser::new(ReasoningTags { open: "<think>", close: "</think>" }, start);
+    let mut parts: Vec<Split> = pieces.iter().map(|piece| parser.push(piece)).collect();
+    parts.push(parser.finish());
+    (parts.iter().map(|part| part.reasoning.as_str()).collect(), parts.iter().map(|part| part.text.as_str()).collect())
+}
 
 fn content(text: &str) -> ToolCallEvent {
     ToolCallEvent::Content(text.to_owned())
@@ -292,7 +359,7 @@ fn every_format_is_read() {
         ),
     ];
     for (format, text) in &cases {
-        assert_eq!(joined(parse_as(*format, &[text.clone()])), all, "{format:?}: {text}");
+        assert_eq!(joined(parse_as(*format, std::slice::from_ref(text))), all, "{format:?}: {text}");
     }
     // A whole answer that looks like a call is one only where such a function was declared.
     for text in

@@ -2,8 +2,14 @@
 #![no_main]
 
 use hesper::api::{
-    chat_request::ChatRequest, completion_request::CompletionRequest, error::ApiError, fields::Unknown, json,
+    anthropic::request::{self as messages, Purpose},
+    chat_request::ChatRequest,
+    completion_request::CompletionRequest,
+    error::ApiError,
+    fields::Unknown,
+    json,
     parameters::Parameters,
+    responses::request as responses,
 };
 
 const VOCABULARY: u32 = 2048;
@@ -28,6 +34,21 @@ libfuzzer_sys::fuzz_target!(|body: &[u8]| {
                 check(&request.parameters);
             }
             Err(error) => refused(&error),
+        }
+        let translated = [
+            messages::translate(value.clone(), Purpose::Answer, &mut unknown()).map(|translated| translated.chat),
+            messages::translate(value.clone(), Purpose::Count, &mut unknown()).map(|translated| translated.chat),
+            responses::translate(value.clone(), Default::default(), &mut unknown()).map(|translated| translated.chat),
+        ];
+        for chat in translated {
+            match chat {
+                // What the dialect takes may still be refused as a chat.
+                Ok(chat) => match ChatRequest::parse(chat.0.into(), VOCABULARY, &mut unknown()) {
+                    Ok(request) => check(&request.parameters),
+                    Err(error) => refused(&error),
+                },
+                Err(error) => refused(&error),
+            }
         }
     }
 });

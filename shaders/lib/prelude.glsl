@@ -21,6 +21,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Ve
 layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Vec4Out { vec4 v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer UintIn { uint v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer UintOut { uint v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) buffer Uvec2Out { uvec2 v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer Uvec4In { uvec4 v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) buffer Uvec4Out { uvec4 v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 2) readonly buffer HalfIn { float16_t v[]; };

@@ -1,12 +1,8 @@
-// Heads of a row of qkv made ready for attention: root-mean-square norm per head, rotary position embedding, and their
-// places in the cache. Shared by rope_store and attend, so that both get the same bits: no lane needs another's result,
-// every product that feeds a sum stands in an explicit fma, and the rest is `precise`.
+// Heads of a row of qkv made ready for attention: root-mean-square norm per head, and rotary position embedding. Shared by
+// rope_store and attend, so that both get the same bits: no lane needs another's result, every product that feeds a sum
+// stands in an explicit fma, and the rest is `precise`.
 //
 // A row of qkv: [heads][head_dim] of q, then [kv_heads][head_dim] of k, then as many of v.
-// The cache of a layer, in halves; a unit is 8 of them, 16 bytes:
-//   keys:   [block][kv_head][head_dim / 8][BLOCK_TOKENS][8]
-//   values: [block][kv_head][BLOCK_TOKENS][head_dim]
-// Halves are indexed in 32 bits with sign: a layer's keys, and its values, stay below 2^31 halves, 4 GiB.
 
 layout(constant_id = 1) const uint HEAD_DIM = 128; // a multiple of 8
 layout(constant_id = 2) const uint HEADS = 16;
@@ -18,15 +14,7 @@ layout(constant_id = 6) const bool QK_NORM = true;   // q and k are normalized p
 const uint UNITS = HEAD_DIM / 8;
 const uint PAIRS = HEAD_DIM / 2;
 
-// Where a unit of keys lies, in units.
-uint key_unit(uint block, uint kv_head, uint unit, uint token) {
-    return ((block * KV_HEADS + kv_head) * UNITS + unit) * BLOCK_TOKENS + token % BLOCK_TOKENS;
-}
-
-// Where a unit of values lies, in units.
-uint value_unit(uint block, uint kv_head, uint unit, uint token) {
-    return ((block * KV_HEADS + kv_head) * BLOCK_TOKENS + token % BLOCK_TOKENS) * UNITS + unit;
-}
+#include "cache.glsl"
 
 // The two dimensions of a head that are its pair-th pair: first those that rotate together, then the rest by twos.
 uvec2 pair_dims(uint pair) {

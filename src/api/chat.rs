@@ -2,7 +2,7 @@
 
 use super::{
     Service, State,
-    answer::{Call, Finish, Piece, Whole},
+    answer::{Call, CallBegin, Finish, Piece, Whole},
     caller::KeyName,
     chat_request::ChatRequest,
     error::ApiError,
@@ -168,12 +168,16 @@ fn deltas(piece: &Piece) -> Vec<Value> {
     let reasoning = (!piece.reasoning.is_empty()).then(|| json!({"reasoning_content": piece.reasoning}));
     let text = (!piece.text.is_empty()).then(|| json!({"content": piece.text}));
     let calls = piece.calls.iter().map(|call| {
-        let mut delta = json!({"index": call.index, "function": {"arguments": call.arguments}});
-        if let Some(begin) = &call.begin {
-            delta["id"] = json!(begin.id);
-            delta["type"] = json!("function");
-            delta["function"] = json!({"name": begin.name, "arguments": call.arguments});
-        }
+        let (index, arguments) = (call.index, &call.arguments);
+        let delta = match &call.begin {
+            None => json!({"index": index, "function": {"arguments": arguments}}),
+            Some(CallBegin { id, name }) => json!({
+                "index": index,
+                "id": id,
+                "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            }),
+        };
         json!({"tool_calls": [delta]})
     });
     reasoning.into_iter().chain(text).chain(calls).collect()

@@ -58,6 +58,8 @@ impl Fields {
 
     /// A field as it is; `None` when it is absent or null.
     pub fn value(&mut self, name: &str) -> Option<Value> {
+        #[cfg(test)]
+        asked::note(&self.path(name));
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
@@ -163,7 +165,8 @@ impl Fields {
     }
 }
 
-fn as_integer(value: &Value) -> Option<i128> {
+/// The integer that a number is, however it is written: JSON has no integers of its own.
+pub fn as_integer(value: &Value) -> Option<i128> {
     let number = value.as_number()?;
     if let Some(number) = number.as_i128() {
         return Some(number);
@@ -208,6 +211,25 @@ pub fn shown(text: &str) -> String {
     match text.char_indices().nth(64) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// Which fields parsers ask for, so that the OpenAPI document can be held against them.
+#[cfg(test)]
+pub mod asked {
+    use std::{cell::RefCell, collections::BTreeSet};
+
+    thread_local! {
+        static PATHS: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    pub(super) fn note(path: &str) {
+        PATHS.with_borrow_mut(|paths| paths.insert(path.to_owned()));
+    }
+
+    /// The paths that this thread's parsers asked for since the last call.
+    pub fn take() -> BTreeSet<String> {
+        PATHS.take()
     }
 }
 

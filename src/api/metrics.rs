@@ -155,13 +155,16 @@ impl Page {
                 .map(|(outcome, count)| (vec![("outcome", *outcome), ("model", model.id.as_str())], count))
         });
         let help = "Requests by how they ended; a completions request counts once for each prompt";
-        sheet.counters("hesper_requests_finished", help, outcomes)?;
-        let tokens: [(&str, &str, fn(&Measures) -> u64); 3] = [
-            ("hesper_prompt_tokens", "Tokens of prompts, those in the prefix cache among them", |m| {
+        sheet.counters("hesper_requests_finished_total", help, outcomes)?;
+        type Count = fn(&Measures) -> u64;
+        let tokens: [(&str, &str, Count); 3] = [
+            ("hesper_prompt_tokens_total", "Tokens of prompts, those in the prefix cache among them", |m| {
                 m.prompt_tokens.get()
             }),
-            ("hesper_cached_prompt_tokens", "Tokens of prompts that needed no evaluation", |m| m.cached_tokens.get()),
-            ("hesper_generation_tokens", "Tokens of answers", |m| m.generation_tokens.get()),
+            ("hesper_cached_prompt_tokens_total", "Tokens of prompts that needed no evaluation", |m| {
+                m.cached_tokens.get()
+            }),
+            ("hesper_generation_tokens_total", "Tokens of answers", |m| m.generation_tokens.get()),
         ];
         for (name, help, count) in tokens {
             sheet.counters(name, help, self.models.iter().map(|model| (labels(model), count(&model.measures))))?;
@@ -221,14 +224,16 @@ impl Page {
         sheet.gauges("hesper_kv_cache_blocks", help, blocks)?;
         type Counter = fn(&Stats) -> u64;
         let counters: [(&str, &str, Counter); 4] = [
-            ("hesper_prefix_cache_queries", "Tokens of prompts that were looked up in the prefix cache", |s| {
+            ("hesper_prefix_cache_queries_total", "Tokens of prompts that were looked up in the prefix cache", |s| {
                 s.prefix_tokens.get()
             }),
-            ("hesper_prefix_cache_hits", "Tokens of prompts that the prefix cache had", |s| s.prefix_hit_tokens.get()),
-            ("hesper_preemptions", "Sequences that lost their blocks to others, to be evaluated again", |s| {
+            ("hesper_prefix_cache_hits_total", "Tokens of prompts that the prefix cache had", |s| {
+                s.prefix_hit_tokens.get()
+            }),
+            ("hesper_preemptions_total", "Sequences that lost their blocks to others, to be evaluated again", |s| {
                 s.preemptions.get()
             }),
-            ("hesper_evaluated_prompt_tokens", "Tokens of prompts that the device evaluated", |s| {
+            ("hesper_evaluated_prompt_tokens_total", "Tokens of prompts that the device evaluated", |s| {
                 s.prompt_tokens.get()
             }),
         ];
@@ -308,7 +313,7 @@ impl Sheet<'_> {
         Ok(())
     }
 
-    /// The samples' name is that of the family and `_total`.
+    /// `name` ends in `_total`, as its samples do; the family is named without.
     fn counters<'l>(
         &mut self,
         name: &str,
@@ -319,7 +324,7 @@ impl Sheet<'_> {
         if samples.peek().is_none() {
             return Ok(());
         }
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let mut family = self.0.encode_descriptor(name.trim_end_matches("_total"), help, None, MetricType::Counter)?;
         for (labels, count) in samples {
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&count, None)?;
         }

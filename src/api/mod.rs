@@ -27,7 +27,9 @@ pub mod measures;
 mod messages;
 mod metrics;
 mod models;
+pub mod openapi;
 pub mod output_format;
+mod page;
 pub mod parameters;
 pub mod prepare;
 mod query;
@@ -103,6 +105,8 @@ pub struct Settings {
     pub keep_alive: Duration,
     /// Connections served at once; more wait to be accepted.
     pub connections: usize,
+    /// Serve the chat page at `/` and the API's description at `/docs`.
+    pub page: bool,
     /// How long a request waits for its model to be loaded.
     pub load_limit: Duration,
     /// How long a load waits for models in use to become idle, where there is no room beside them.
@@ -129,6 +133,7 @@ impl Default for Settings {
             drain_limit: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
             connections: 1024,
+            page: true,
             load_limit: Duration::from_secs(300),
             room_limit: Duration::from_secs(60),
             load_waiters: 64,
@@ -339,11 +344,16 @@ pub fn router(state: State) -> Router {
         .fallback(guard::no_such_path)
         .method_not_allowed_fallback(guard::no_such_method)
         .layer(middleware::from_fn_with_state(state.clone(), guard::authorize))
+        // After the keys: what they serve is the same for everyone, and a browser asks for it without one.
+        .merge(page::routes(state.settings().page))
         .layer(tower_http::catch_panic::CatchPanicLayer::custom(guard::panicked));
     let prefix = state.settings().path_prefix.as_str();
     let mut app = match prefix {
         "" => routes,
-        prefix => Router::new().nest(prefix, routes).fallback(guard::no_such_path),
+        prefix => Router::new()
+            .nest(prefix, routes)
+            .merge(page::at_prefix(prefix, state.settings().page))
+            .fallback(guard::no_such_path),
     };
     if !state.settings().cors_origins.is_empty() {
         app = app.layer(cors::layer(&state.settings().cors_origins));

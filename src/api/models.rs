@@ -172,12 +172,12 @@ pub async fn health(extract::State(state): extract::State<State>) -> Response {
     if let Some(device) = device.or_else(|| Some(state.loader()?.device())) {
         body["device"] = shown_device(&device);
     }
-    if let [model] = &models[..] {
-        if let Some(service) = model.service() {
-            let served = &service.model;
-            body["model"] =
-                json!({"id": served.id, "context_tokens": served.context_tokens, "vocabulary": served.vocabulary});
-        }
+    if let [model] = &models[..]
+        && let Some(service) = model.service()
+    {
+        let served = &service.model;
+        body["model"] =
+            json!({"id": served.id, "context_tokens": served.context_tokens, "vocabulary": served.vocabulary});
     }
     if models.len() > 1 {
         let list = models.iter().map(|model| json!({"id": model.entry.id, "status": model.status()}));

@@ -2,7 +2,7 @@
 
 use super::{
     error::ApiError,
-    fields::{Fields, Unknown, kind, shown, wrong_type},
+    fields::{Fields, Unknown, as_integer, kind, shown, wrong_type},
     truncate::Truncate,
 };
 use crate::engine::request::{MAX_LOGIT_BIAS, SamplingParameters};
@@ -237,7 +237,7 @@ fn stop_token_ids(fields: &mut Fields, vocabulary: u32) -> Result<Vec<u32>, ApiE
 /// Token ids below `vocabulary`, from the array at `path`.
 pub fn token_ids(items: &[Value], path: &str, vocabulary: u32) -> Result<Vec<u32>, ApiError> {
     let check = |(index, item): (usize, &Value)| {
-        item.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id < vocabulary).ok_or_else(|| {
+        as_integer(item).and_then(|id| u32::try_from(id).ok()).filter(|id| *id < vocabulary).ok_or_else(|| {
             let given = if item.is_number() { item.to_string() } else { kind(item).to_owned() };
             let path = format!("{path}[{index}]");
             let message = format!("`{path}` must be a token id below {vocabulary}, not {given}");

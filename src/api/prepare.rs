@@ -72,7 +72,7 @@ pub fn job(service: &Service, request: ChatRequest, prompt: &str) -> Result<Job,
     }
     let rules = reasoning.map(|(tags, start)| ReasoningRules { tags, start, budget: options.budget });
     let (body, field) =
-        body.map_or((Body::Free, "reasoning".to_owned()), |(grammar, field)| (Body::Grammar(grammar), field));
+        body.map_or((Body::Free, "reasoning".to_owned()), |(grammar, field)| (Body::Grammar(Box::new(grammar)), field));
     let rules = text.answer_rules(rules, body);
     let constraint = (!rules.is_free()).then_some(Constrained { rules, field });
     Ok(Job { parameters: request.parameters, logprobs: request.logprobs, reading, constraint })
@@ -89,7 +89,7 @@ pub fn plain_constraint(
 ) -> Result<Option<Constrained>, ApiError> {
     let Some(output) = output else { return Ok(None) };
     check_ends(parameters, &output.field)?;
-    let body = Body::Grammar(compile(text, &output.grammar, &output.field)?);
+    let body = Body::Grammar(Box::new(compile(text, &output.grammar, &output.field)?));
     Ok(Some(Constrained { rules: text.answer_rules(None, body), field: output.field.clone() }))
 }
 

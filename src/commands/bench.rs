@@ -1,7 +1,7 @@
 //! `hesper bench`: tokens per second, measured and reported as llama-bench does.
 
 use super::bench_report::{Case, Report, Result as Measured};
-use super::flags::{DeviceFlags, ModelFlag, Sharing};
+use super::flags::{DeviceFlags, KvTypeFlag, ModelFlag, Sharing};
 use super::load;
 use anyhow::{Result, anyhow, bail};
 use hesper::engine::pace::{Pace, SILENCE};
@@ -28,7 +28,7 @@ const WARM_UP: u32 = 4;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hesper bench -m model.gguf\n  \
                         hesper bench -m model.gguf -p 128,512 -n 32 -r 3 -o json\n  \
-                        hesper bench -m model.gguf -p 0 -n 64 -d 0,1024")]
+                        hesper bench -m model.gguf -p 0 -n 64 -d 0,1024 --kv-type q8_0")]
 pub struct Flags {
     #[command(flatten)]
     model: ModelFlag,
@@ -49,6 +49,8 @@ pub struct Flags {
     #[arg(short = 'o', long, env = "HESPER_OUTPUT", default_value = "md", value_enum)]
     output: Format,
     #[command(flatten)]
+    kv_type: KvTypeFlag,
+    #[command(flatten)]
     device: DeviceFlags,
 }
 
@@ -61,8 +63,9 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
     let device = gpu.label();
-    let planned = load::plan(&gguf, gpu.info(), &flags.device, &Sharing::alone(Some(context_tokens)), &mut notes)?;
-    let report = Report::new(&gguf, &device, flags.device.chunk, planned.model.architecture.name);
+    let sharing = Sharing::alone(Some(context_tokens), flags.kv_type.kv_type());
+    let planned = load::plan(&gguf, gpu.info(), &flags.device, &sharing, &mut notes)?;
+    let report = Report::new(&gguf, &device, flags.device.chunk, &planned.model);
     let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
     let mut bench = Bench { tokens: random_tokens(context_tokens, runner.model().dims.vocabulary), runner };
     let mut out = io::stdout();

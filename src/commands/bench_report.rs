@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use hesper::gguf::Gguf;
 use hesper::gguf::blocks::BlockFormat;
+use hesper::model::lower::Model;
 use hesper::plan::DeviceLabel;
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
@@ -55,13 +56,14 @@ pub struct Report {
     model_bytes: u64,
     parameters: u64,
     chunk: u32,
+    kv_type: &'static str,
 }
 
 const COLUMNS: [(&str, usize); 6] =
     [("model", 30), ("size", 10), ("params", 10), ("backend", 10), ("test", 15), ("t/s", 20)];
 
 impl Report {
-    pub fn new(gguf: &Gguf, device: &DeviceLabel, chunk: u32, architecture: &str) -> Report {
+    pub fn new(gguf: &Gguf, device: &DeviceLabel, chunk: u32, model: &Model) -> Report {
         let parameters = gguf.tensors().iter().map(|tensor| tensor.elements() as u64).sum();
         let bytes_of = |kind: BlockFormat| -> u64 {
             gguf.tensors().iter().filter(|tensor| tensor.kind == kind).map(|tensor| tensor.bytes as u64).sum()
@@ -73,10 +75,11 @@ impl Report {
             gpu_info: device.name.clone(),
             driver_info: device.driver.clone(),
             model_filename: gguf.file().to_owned(),
-            model_type: format!("{architecture} {label} {}", format.map_or("", |format| format.name())),
+            model_type: format!("{} {label} {}", model.architecture.name, format.map_or("", |format| format.name())),
             model_bytes: gguf.tensors().iter().map(|tensor| tensor.bytes as u64).sum(),
             parameters,
             chunk,
+            kv_type: model.sizes.kv_type.name(),
         }
     }
 
@@ -160,8 +163,8 @@ impl Report {
             "model_size": self.model_bytes,
             "model_n_params": self.parameters,
             "n_ubatch": self.chunk,
-            "type_k": "f16",
-            "type_v": "f16",
+            "type_k": self.kv_type,
+            "type_v": self.kv_type,
             "n_prompt": result.case.prompt,
             "n_gen": result.case.generated,
             "n_depth": result.case.depth,

@@ -1,10 +1,11 @@
 //! Flags that several subcommands share, and how their values are read.
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use clap::builder::{BoolishValueParser, PathBufValueParser};
-use hesper::engine::runner::SEQUENCES_MAX;
+use hesper::engine::runner::{KvType, SEQUENCES_MAX};
 use hesper::pull::{Store, has_scheme};
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// Prompt tokens evaluated at once unless asked otherwise. On lavapipe (Mesa 26.2, two cores, the demo model, 2026-11-21)
@@ -81,18 +82,52 @@ pub struct ContextFlag {
     pub ctx: Option<u32>,
 }
 
-/// How many sequences a model is loaded for, and how long they may be.
+#[derive(Args, Clone, Debug)]
+pub struct KvTypeFlag {
+    /// How the cache holds keys and values: f16, or q8_0, which takes half of the memory and is a little less precise.
+    #[arg(long, env = "HESPER_KV_TYPE", default_value = "f16", value_name = "TYPE", value_enum)]
+    kv_type: KvTypeName,
+}
+
+impl KvTypeFlag {
+    pub fn kv_type(&self) -> KvType {
+        self.kv_type.into()
+    }
+}
+
+/// A [`KvType`] as people write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+pub enum KvTypeName {
+    #[value(name = "f16")]
+    #[serde(rename = "f16")]
+    F16,
+    #[value(name = "q8_0")]
+    #[serde(rename = "q8_0")]
+    Q8_0,
+}
+
+impl From<KvTypeName> for KvType {
+    fn from(name: KvTypeName) -> KvType {
+        match name {
+            KvTypeName::F16 => KvType::F16,
+            KvTypeName::Q8_0 => KvType::Q8_0,
+        }
+    }
+}
+
+/// How many sequences a model is loaded for, how long they may be, and what holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharing {
     pub context_tokens: Option<u32>,
     pub sequences: u32,
     pub cache_tokens: Option<u32>,
+    pub kv_type: KvType,
 }
 
 impl Sharing {
     /// One sequence has the model to itself.
-    pub fn alone(context_tokens: Option<u32>) -> Sharing {
-        Sharing { context_tokens, sequences: 1, cache_tokens: None }
+    pub fn alone(context_tokens: Option<u32>, kv_type: KvType) -> Sharing {
+        Sharing { context_tokens, sequences: 1, cache_tokens: None, kv_type }
     }
 }
 
@@ -108,11 +143,18 @@ pub struct SharingFlags {
     /// as fit].
     #[arg(long, env = "HESPER_CACHE_TOKENS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     cache_tokens: Option<u32>,
+    #[command(flatten)]
+    kv_type: KvTypeFlag,
 }
 
 impl SharingFlags {
     pub fn sharing(&self) -> Sharing {
-        Sharing { context_tokens: self.context.ctx, sequences: self.parallel, cache_tokens: self.cache_tokens }
+        Sharing {
+            context_tokens: self.context.ctx,
+            sequences: self.parallel,
+            cache_tokens: self.cache_tokens,
+            kv_type: self.kv_type.kv_type(),
+        }
     }
 }
 

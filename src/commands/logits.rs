@@ -1,6 +1,6 @@
 //! `hesper logits`: what the model computes, for comparison with other programs.
 
-use super::flags::{DeviceFlags, ModelFlag, Sharing};
+use super::flags::{DeviceFlags, KvTypeFlag, ModelFlag, Sharing};
 use super::load;
 use anyhow::{Context, Result, bail};
 use hesper::gguf::Gguf;
@@ -24,6 +24,8 @@ pub struct Flags {
     #[arg(short, long, env = "HESPER_OUT", value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
+    kv_type: KvTypeFlag,
+    #[command(flatten)]
     device: DeviceFlags,
 }
 
@@ -32,7 +34,8 @@ pub fn logits(flags: &Flags) -> Result<ExitCode> {
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
     let context_tokens = u32::try_from(flags.tokens.len()).context("too many tokens")?.max(2);
-    let planned = load::plan(&gguf, gpu.info(), &flags.device, &Sharing::alone(Some(context_tokens)), &mut notes)?;
+    let sharing = Sharing::alone(Some(context_tokens), flags.kv_type.kv_type());
+    let planned = load::plan(&gguf, gpu.info(), &flags.device, &sharing, &mut notes)?;
     let vocabulary = planned.model.dims.vocabulary;
     if let Some(token) = flags.tokens.iter().find(|token| **token >= vocabulary) {
         bail!("--tokens holds {token}, but the model has {vocabulary} tokens, from 0 on");

@@ -1,6 +1,6 @@
 //! `hesper plan`: the work of a token, as a list.
 
-use super::flags::ModelFlag;
+use super::flags::{KvTypeFlag, ModelFlag};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 /// Show the dispatches, barriers and bytes of a token, or of a piece of a prompt; needs no device
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  hesper plan -m model.gguf\n  \
+#[command(after_help = "Examples:\n  hesper plan -m model.gguf\n  hesper plan -m model.gguf --kv-type q8_0\n  \
                         hesper plan -m model.gguf --mode prefill --rows 64 | tail -n 4")]
 pub struct Flags {
     #[command(flatten)]
@@ -28,6 +28,8 @@ pub struct Flags {
     /// Plan for a software device instead of a GPU.
     #[arg(long, env = "HESPER_SOFTWARE", value_parser = BoolishValueParser::new())]
     software: bool,
+    #[command(flatten)]
+    kv_type: KvTypeFlag,
 }
 
 fn rows(text: &str) -> Result<u32, String> {
@@ -55,7 +57,13 @@ pub fn plan(flags: &Flags) -> Result<ExitCode> {
     let gguf = Gguf::open(flags.model.path()?)?;
     let policy = if flags.software { Policy::SOFTWARE } else { Policy::GPU };
     let sequences = if key.mode == Mode::Decode { key.rows } else { 1 };
-    let options = Options { sequences, cache_tokens: Some(0), chunk_rows: key.rows.max(4), ..Options::alone(policy) };
+    let options = Options {
+        sequences,
+        cache_tokens: Some(0),
+        kv_type: flags.kv_type.kv_type(),
+        chunk_rows: key.rows.max(4),
+        ..Options::alone(policy)
+    };
     let plan = Planned::new(&gguf, &options)?.model.lower(key);
     let mut out = BufWriter::new(io::stdout().lock());
     write!(out, "{plan}{}", summary(&plan, key.rows))?;

@@ -1,6 +1,6 @@
 //! `hesper run`: answers in the terminal.
 
-use super::flags::{ContextFlag, DeviceFlags, ModelFlag, Sharing, between};
+use super::flags::{ContextFlag, DeviceFlags, KvTypeFlag, ModelFlag, Sharing, between};
 use super::load;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::BoolishValueParser;
@@ -41,6 +41,8 @@ pub struct Flags {
     sampling: SamplingFlags,
     #[command(flatten)]
     context: ContextFlag,
+    #[command(flatten)]
+    kv_type: KvTypeFlag,
     #[command(flatten)]
     device: DeviceFlags,
 }
@@ -93,7 +95,8 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     }
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
-    let planned = load::plan(&gguf, gpu.info(), &flags.device, &Sharing::alone(flags.context.ctx), &mut notes)?;
+    let sharing = Sharing::alone(flags.context.ctx, flags.kv_type.kv_type());
+    let planned = load::plan(&gguf, gpu.info(), &flags.device, &sharing, &mut notes)?;
     load::check_vocabulary(&gguf, &session.text, &planned)?;
     let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
     session.context_tokens = runner.context_tokens();

@@ -19,6 +19,7 @@ pub use network::path_prefix;
 use signals::{Signal, Signals, end_at_once};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use tokio::time::timeout;
 /// Serve models over HTTP, with OpenAI's API
 ///
 /// With --model it serves that one. Else it serves all of --models, each loaded by its first request and unloaded when
-/// its memory is needed or nobody has asked for it for --keep-alive; a models.toml there may say more (see README.md).
+/// its memory is needed or nobody has asked for it for --keep-alive; a models.toml there may say more (docs/operation.md).
 ///
 /// Ctrl-C or SIGTERM finish the answers under way and exit 0; a second one ends at once.
 #[derive(clap::Args)]
@@ -38,7 +39,7 @@ use tokio::time::timeout;
                         hesper serve --models ~/models --keep-alive 10m --memory-budget 12G\n  \
                         hesper serve -m model.gguf --api-keys keys.txt --tls-cert cert.pem --tls-key key.pem\n  \
                         hesper serve -m model.gguf --data /var/lib/hesper\n  \
-                        hesper serve -m model.gguf --device radeon --ctx 8192 --memory-budget 6G\n  \
+                        hesper serve -m model.gguf --device radeon --ctx 8192 --kv-type q8_0 --memory-budget 6G\n  \
                         HESPER_MODEL=model.gguf HESPER_ALLOW_SOFTWARE=1 hesper serve")]
 pub struct Flags {
     /// A model: a GGUF file (of a split model, the first), a name of `hesper list`, or the source it was pulled from.
@@ -69,6 +70,9 @@ pub struct Flags {
     /// Ignore unknown fields of requests, with a warning header, instead of refusing them.
     #[arg(long, env = "HESPER_LENIENT", value_parser = BoolishValueParser::new())]
     lenient: bool,
+    /// Leave out the chat page at / and the API's description at /docs.
+    #[arg(long, env = "HESPER_NO_PAGE", value_parser = BoolishValueParser::new())]
+    no_page: bool,
     /// How long answers under way may take to finish after Ctrl-C or SIGTERM.
     #[arg(long, env = "HESPER_DRAIN_SECONDS", default_value = "30", value_name = "SECONDS")]
     drain_seconds: u32,
@@ -89,6 +93,7 @@ impl Flags {
     fn settings(&self) -> Settings {
         Settings {
             lenient: self.lenient,
+            page: !self.no_page,
             log_prompts: self.log_prompts,
             drain_limit: Duration::from_secs(self.drain_seconds.into()),
             load_waiters: self.max_queue as usize,
@@ -117,7 +122,7 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
     gpu::start_again_on_abort();
     let single = flags.model.is_some();
     let sources = flags.sources()?;
-    let store = flags.data.as_deref().map(|folder| Store::open(folder, Limits::FILE)).transpose()?;
+    let store = flags.data.as_deref().map(open_store).transpose()?;
     let (listener, address) = flags.network.listen()?;
     let (failed, failures) = mpsc::unbounded_channel();
     let settings = library::Settings {
@@ -144,6 +149,16 @@ pub fn serve(flags: &Flags) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(server.until_stopped(&flags.network))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The store in `folder`. On some damage the database panics, which the store answers with an error like any other: the
+/// panic's own words would only hide it. Nothing else runs yet.
+fn open_store(folder: &Path) -> Result<Store> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let store = Store::open(folder, Limits::FILE);
+    panic::set_hook(hook);
+    Ok(store?)
 }
 
 /// All that runs until a signal comes.

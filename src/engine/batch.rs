@@ -63,10 +63,10 @@ impl Batch {
         self.placed.iter()
     }
 
-    /// A place for `sequence`: a slot, and blocks for the tokens that it has. Gives it back when there is none now. The
-    /// second value are its tokens that the cache had.
-    pub fn place(&mut self, sequence: Sequence) -> Result<usize, Sequence> {
-        let Some(slot) = self.free_slots.pop() else { return Err(sequence) };
+    /// A place for `sequence`: a slot, and blocks for the tokens that it has. Gives it back when there is none now, else the
+    /// number of its tokens that the cache had.
+    pub fn place(&mut self, sequence: Sequence) -> Result<usize, Box<Sequence>> {
+        let Some(slot) = self.free_slots.pop() else { return Err(Box::new(sequence)) };
         // Choices of one request share their prompt in any case.
         let reuse = sequence.live.request.reuse_prefix || sequence.choice > 0;
         let Prefix { mut blocks, node } = self.blocks.find(if reuse { &sequence.tokens } else { &[] });
@@ -76,7 +76,7 @@ impl Batch {
         if wanted - found + reserve > self.blocks.available() as usize && !(self.placed.is_empty()) {
             self.blocks.release(&blocks);
             self.free_slots.push(slot);
-            return Err(sequence);
+            return Err(Box::new(sequence));
         }
         blocks.extend(std::iter::from_fn(|| self.blocks.take()).take(wanted - found));
         debug_assert_eq!(blocks.len(), wanted, "one sequence always fits");
@@ -242,6 +242,7 @@ impl Batch {
     }
 
     pub fn write_stats(&self, stats: &Stats) {
+        stats.sequences.set(self.runner.model().sizes.sequences.into());
         stats.blocks.set(self.blocks.count().into());
         stats.blocks_held.set(self.blocks.held().into());
         stats.blocks_cached.set(self.blocks.idle().into());

@@ -123,7 +123,7 @@ impl Inbox {
     }
 
     /// The next request; waits for one. `None` when every [`Handle`] is gone.
-    pub fn next(&mut self) -> Option<Request> {
+    pub fn wait(&mut self) -> Option<Request> {
         self.receiver.blocking_recv()
     }
 

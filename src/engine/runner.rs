@@ -3,6 +3,7 @@
 use super::request::{MAX_LOGIT_BIAS, SamplingParameters};
 use super::schedule;
 use crate::gguf::Gguf;
+pub use crate::kernels::attention::KvType;
 use crate::kernels::{BLOCK_TOKENS, Bias, IN_PROMPT, NO_ROW, NOT_SAMPLED, RING_STEPS, Row, Sampling, policy::Policy};
 use crate::model::ModelError;
 use crate::model::dims::Dims;
@@ -24,6 +25,8 @@ pub struct Options {
     /// Tokens that the cache holds, of all sequences together, at least the longest sequence's; `None`: those of
     /// [`CACHE_CONTEXTS_DEFAULT`] longest sequences, or as many as the budget allows.
     pub cache_tokens: Option<u32>,
+    /// How the cache holds keys and values.
+    pub kv_type: KvType,
     /// Bytes of device memory that may be used.
     pub budget_bytes: u64,
     /// Most rows of a prefill plan, a power of two.
@@ -39,6 +42,7 @@ impl Options {
             context_tokens: None,
             sequences: 1,
             cache_tokens: None,
+            kv_type: KvType::F16,
             budget_bytes: u64::MAX,
             chunk_rows: 64,
             policy,
@@ -68,10 +72,11 @@ impl Planned {
         let (architecture, dims) = Dims::read(gguf)?;
         let context_tokens = context_tokens(gguf, &dims, options)?;
         let sequences = options.sequences.clamp(1, SEQUENCES_MAX);
-        let least = Sizes { sequences, context_tokens, chunk_rows: options.chunk_rows, cache_blocks: 0 };
+        let kv_type = options.kv_type;
+        let least = Sizes { sequences, context_tokens, chunk_rows: options.chunk_rows, cache_blocks: 0, kv_type };
         let policy = options.policy;
         let weights = Weights::place(architecture, &dims, gguf, least.positions(), &policy)?;
-        let shape = dims.attention(architecture, false);
+        let shape = dims.attention(architecture, false, kv_type);
         let state = State::place(&dims, &shape, &least).map_err(|error| unusable(gguf, &error.to_string()))?;
         let slot_bytes = load::slot_bytes(&weights);
         let mut model = Model { architecture, dims, sizes: least, weights, state, policy };
@@ -79,6 +84,7 @@ impl Planned {
         let mut memory = MemoryPlan {
             weights_bytes: model.weights.bytes(),
             cache_bytes: 0,
+            kv_type,
             arena_bytes,
             other_bytes: model.state.other_bytes() + load::staging_bytes(slot_bytes),
             mapped_bytes: model.state.mapped_bytes() + load::staging_bytes(slot_bytes),

@@ -78,7 +78,7 @@ impl Worker<'_> {
                 pace.wait(&mut batch.runner, || false, |runner| runner.is_done(step, outputs).then_some(()))?;
                 self.land(batch)?;
             } else if self.waiting.is_empty() && batch.is_empty() {
-                match self.inbox.next() {
+                match self.inbox.wait() {
                     Some(request) => self.arrive(request),
                     None => return Ok(()),
                 }
@@ -167,7 +167,7 @@ impl Worker<'_> {
                 }
                 Err(sequence) => {
                     self.waiting.left(&client);
-                    self.waiting.push(&client, sequence.rank, sequence);
+                    self.waiting.push(&client, sequence.rank, *sequence);
                     return;
                 }
             }

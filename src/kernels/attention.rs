@@ -1,12 +1,65 @@
-//! Typed dispatches of `rope_store` and `attend`, and the sizes of the cache they share (`shaders/lib/rope.glsl` says how
+//! Typed dispatches of `rope_store` and `attend`, and the sizes of the cache they share (`shaders/lib/cache.glsl` says how
 //! it is laid out).
 
 use super::policy::Policy;
 use super::{BLOCK_TOKENS, attend, rope_store};
-use crate::plan::{Dispatch, Tensor};
+use crate::plan::{Dispatch, Kernel, Tensor};
+use std::fmt;
 
 /// Lanes of a rope_store workgroup: a head has at most 128 pairs, and most have 64.
 const ROPE_STORE_LOCAL_SIZE: u32 = 32;
+
+/// How the cache holds keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KvType {
+    /// 16-bit floats.
+    #[default]
+    F16,
+    /// llama.cpp's format of that name: groups of [`KvType::GROUP`] bytes that share a 16-bit scale.
+    Q8_0,
+}
+
+impl KvType {
+    /// Dimensions of a head that share a scale, in [`KvType::Q8_0`].
+    pub const GROUP: u32 = 32;
+
+    /// As llama.cpp writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::F16 => "f16",
+            KvType::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Bytes of a token's key in one head of `head_dim` dimensions, and likewise of its value. In a block of a head they
+    /// stand together by kind: in Q8_0 a byte for each dimension of each token, then the scales.
+    pub fn head_bytes(self, head_dim: u32) -> u64 {
+        let head_dim = u64::from(head_dim);
+        match self {
+            KvType::F16 => 2 * head_dim,
+            KvType::Q8_0 => head_dim + head_dim / u64::from(KvType::GROUP) * 2,
+        }
+    }
+
+    fn kernels(self) -> (&'static Kernel, &'static Kernel) {
+        match self {
+            KvType::F16 => (&rope_store::ROPE_STORE, &attend::ATTEND),
+            KvType::Q8_0 => (&rope_store::ROPE_STORE_Q8_0, &attend::ATTEND_Q8_0),
+        }
+    }
+
+    /// That of the cache which a variant of one of the two kernels works on.
+    pub fn of(kernel: &Kernel) -> KvType {
+        let is_q8_0 = [&rope_store::ROPE_STORE_Q8_0, &attend::ATTEND_Q8_0].iter().any(|q8_0| q8_0.name == kernel.name);
+        if is_q8_0 { KvType::Q8_0 } else { KvType::F16 }
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// What the attention of a layer looks like; the same for all layers of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +75,7 @@ pub struct Shape {
     pub neox: bool,
     /// q and k are normalized per head first, with this epsilon.
     pub qk_norm_eps: Option<f32>,
+    pub kv_type: KvType,
 }
 
 /// A shape that the kernels cannot do.
@@ -31,6 +85,8 @@ pub enum Unsupported {
     Heads { heads: u32, kv_heads: u32 },
     #[error("a head of {0} dimensions: attention needs a multiple of 8 up to 256")]
     HeadDim(u32),
+    #[error("a head of {0} dimensions: a cache in q8_0 needs a multiple of 32; take --kv-type f16")]
+    Quantized(u32),
     #[error("{rotary} rotating dimensions of {head_dim}: they must be even and no more than the head has")]
     Rotary { rotary: u32, head_dim: u32 },
     #[error("a cache of {blocks} blocks: one layer's keys would exceed 4 GiB")]
@@ -47,6 +103,9 @@ impl Shape {
         if head_dim == 0 || head_dim > 256 || !head_dim.is_multiple_of(8) {
             return Err(Unsupported::HeadDim(head_dim));
         }
+        if self.kv_type == KvType::Q8_0 && !head_dim.is_multiple_of(KvType::GROUP) {
+            return Err(Unsupported::Quantized(head_dim));
+        }
         if rotary > head_dim || !rotary.is_multiple_of(2) {
             return Err(Unsupported::Rotary { rotary, head_dim });
         }
@@ -59,7 +118,7 @@ impl Shape {
 
     /// Bytes of one block of a layer's keys, and likewise of its values.
     pub fn block_bytes(&self) -> u64 {
-        u64::from(self.kv_heads) * u64::from(self.head_dim) * u64::from(BLOCK_TOKENS) * 2
+        u64::from(self.kv_heads) * self.kv_type.head_bytes(self.head_dim) * u64::from(BLOCK_TOKENS)
     }
 
     /// Bytes of a layer's keys in a cache of `blocks` blocks, and likewise of its values.
@@ -79,7 +138,7 @@ impl Shape {
 
     /// Traffic of one row's own q, k and v.
     fn row_bytes(&self) -> u64 {
-        4 * u64::from(self.qkv_cols()) + 4 * u64::from(self.q_cols()) + 4 * self.token_bytes() / 2
+        4 * u64::from(self.qkv_cols()) + 4 * u64::from(self.q_cols()) + 2 * self.token_bytes()
     }
 
     /// Bytes of one token's keys and values.
@@ -150,10 +209,12 @@ impl Geometry {
 
     /// Shared memory of a workgroup: what `attend.comp` declares.
     #[cfg(test)]
-    fn shared_bytes(&self, head_dim: u32) -> u32 {
+    fn shared_bytes(&self, kv_type: KvType, head_dim: u32) -> u32 {
         let queries = self.rows * self.part;
+        let fresh = if kv_type == KvType::Q8_0 { 8 * head_dim } else { 0 };
         4 * queries * head_dim
-            + 4 * self.rows * head_dim
+            + 2 * self.rows * kv_type.head_bytes(head_dim) as u32
+            + fresh
             + 8 * queries * self.chunk
             + 4 * queries * self.local_size
             + 72 * self.local_size
@@ -193,7 +254,7 @@ pub fn rope_store(
         max_blocks: operands.max_blocks,
         eps: shape.qk_norm_eps.unwrap_or(0.0),
     };
-    rope_store::dispatch(&rope_store::ROPE_STORE, spec, args, [count, shape.heads + shape.kv_heads, 1])
+    rope_store::dispatch(shape.kv_type.kernels().0, spec, args, [count, shape.heads + shape.kv_heads, 1])
         .traffic(u64::from(count) * shape.row_bytes())
 }
 
@@ -245,7 +306,7 @@ pub fn attend(
         eps: shape.qk_norm_eps.unwrap_or(0.0),
     };
     let parts = (shape.heads / shape.kv_heads).div_ceil(geometry.part);
-    attend::dispatch(&attend::ATTEND, spec, args, [count.div_ceil(spec.rows), shape.kv_heads * parts, 1])
+    attend::dispatch(shape.kv_type.kernels().1, spec, args, [count.div_ceil(spec.rows), shape.kv_heads * parts, 1])
         .traffic(u64::from(count) * shape.row_bytes())
 }
 
@@ -253,14 +314,26 @@ pub fn attend(
 mod tests {
     use super::*;
 
+    const SHAPE: Shape = Shape {
+        heads: 16,
+        kv_heads: 8,
+        head_dim: 128,
+        rotary: 128,
+        neox: true,
+        qk_norm_eps: None,
+        kv_type: KvType::F16,
+    };
+
     #[test]
     fn every_geometry_fits_the_least_shared_memory() {
         for (software, subgroup_size) in [(false, 32), (true, 0), (true, 4), (true, 8), (true, 16)] {
             for (head_dim, group) in (8..=256).step_by(8).flat_map(|dim| (1..=64).map(move |group| (dim, group))) {
-                let shape =
-                    Shape { heads: group, kv_heads: 1, head_dim, rotary: head_dim, neox: true, qk_norm_eps: None };
+                let shape = Shape { heads: group, kv_heads: 1, head_dim, rotary: head_dim, ..SHAPE };
                 let geometry = Geometry::new(&Policy { software, subgroup_size }, &shape);
-                assert!(geometry.shared_bytes(head_dim) <= 32 << 10, "{geometry:?} with {head_dim} dimensions");
+                for kv_type in [KvType::F16, KvType::Q8_0] {
+                    let bytes = geometry.shared_bytes(kv_type, head_dim);
+                    assert!(bytes <= 32 << 10, "{geometry:?} with {head_dim} dimensions in {kv_type}");
+                }
                 assert!(geometry.chunk.is_multiple_of(geometry.local_size.max(32)), "{geometry:?}");
             }
         }
@@ -268,12 +341,18 @@ mod tests {
 
     #[test]
     fn shapes_that_the_shaders_cannot_do_are_refused() {
-        let shape = Shape { heads: 16, kv_heads: 8, head_dim: 128, rotary: 128, neox: true, qk_norm_eps: None };
+        let shape = SHAPE;
         assert_eq!(shape.check(65_536), Ok(()));
         assert_eq!(shape.check(65_537), Err(Unsupported::Cache { blocks: 65_537 }));
         let heads = Shape { kv_heads: 7, ..shape }.check(1);
         assert_eq!(heads, Err(Unsupported::Heads { heads: 16, kv_heads: 7 }));
         assert_eq!(Shape { head_dim: 100, rotary: 64, ..shape }.check(1), Err(Unsupported::HeadDim(100)));
+        let quantized = Shape { kv_type: KvType::Q8_0, ..shape };
+        // 34 bytes for 32 values.
+        assert_eq!((shape.block_bytes(), quantized.block_bytes()), (65_536, 34_816));
+        assert_eq!(quantized.check(123_361), Ok(()));
+        assert_eq!(quantized.check(123_362), Err(Unsupported::Cache { blocks: 123_362 }));
+        assert_eq!(Shape { head_dim: 40, rotary: 40, ..quantized }.check(1), Err(Unsupported::Quantized(40)));
         assert_eq!(Shape { rotary: 63, ..shape }.check(1), Err(Unsupported::Rotary { rotary: 63, head_dim: 128 }));
     }
 }

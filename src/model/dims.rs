@@ -4,7 +4,7 @@ use super::ModelError;
 use super::architecture::{self, Architecture, RopePairs};
 use super::families;
 use crate::gguf::Gguf;
-use crate::kernels::attention;
+use crate::kernels::attention::{self, KvType};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dims {
@@ -67,7 +67,7 @@ impl Dims {
 
 impl Dims {
     /// What the attention kernels need to know; `normed`: queries and keys are normalized first.
-    pub fn attention(&self, architecture: &Architecture, normed: bool) -> attention::Shape {
+    pub fn attention(&self, architecture: &Architecture, normed: bool, kv_type: KvType) -> attention::Shape {
         attention::Shape {
             heads: self.heads,
             kv_heads: self.kv_heads,
@@ -75,6 +75,7 @@ impl Dims {
             rotary: self.rotary,
             neox: architecture.rope == RopePairs::Halves,
             qk_norm_eps: normed.then_some(self.norm_eps),
+            kv_type,
         }
     }
 }

@@ -155,7 +155,7 @@ impl Lowering<'_> {
         let qkv = self.side_by_side(format!("layer {index} qkv"), &parts, &input, bias, &Epilogue::Store);
 
         let model = self.model;
-        let shape = model.dims.attention(model.architecture, layer.query_key_norm.is_some());
+        let shape = model.dims.attention(model.architecture, layer.query_key_norm.is_some(), model.sizes.kv_type);
         let count = self.key.rows;
         let geometry = Geometry::new(&self.model.policy, &shape);
         let state = &self.model.state;

@@ -3,7 +3,7 @@
 
 use super::ModelError;
 use super::dims::Dims;
-use crate::kernels::attention::{Shape, Unsupported};
+use crate::kernels::attention::{KvType, Shape, Unsupported};
 use crate::kernels::{BLOCK_TOKENS, Bias, MAX_BIAS, RING_STEPS, Row, Sampling};
 use crate::plan::{Region, Tensor};
 use std::fmt;
@@ -26,6 +26,8 @@ pub struct Sizes {
     pub chunk_rows: u32,
     /// Blocks of the cache, shared by all sequences: at least [`Sizes::blocks_a_sequence`].
     pub cache_blocks: u32,
+    /// How it holds keys and values.
+    pub kv_type: KvType,
 }
 
 impl Sizes {
@@ -182,6 +184,7 @@ fn place_in(cache: &mut Vec<u64>, bytes: u64) -> Tensor {
 pub struct MemoryPlan {
     pub weights_bytes: u64,
     pub cache_bytes: u64,
+    pub kv_type: KvType,
     pub arena_bytes: u64,
     /// Step, ring, logits and staging.
     pub other_bytes: u64,
@@ -217,9 +220,10 @@ impl fmt::Display for MemoryPlan {
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         write!(
             f,
-            "weights {:.1} / KV {:.1} / arena {:.1} / other {:.1} / total {:.1} of {:.1} MiB, {:.1} of it mapped",
+            "weights {:.1} / KV {:.1} ({}) / arena {:.1} / other {:.1} / total {:.1} of {:.1} MiB, {:.1} of it mapped",
             mib(self.weights_bytes),
             mib(self.cache_bytes),
+            self.kv_type,
             mib(self.arena_bytes),
             mib(self.other_bytes),
             mib(self.total_bytes()),
@@ -250,8 +254,9 @@ mod tests {
             rope_base: 1e4,
             rope_factor: 1.0,
         };
-        let shape = dims.attention(families::ALL[0], false);
-        let sizes = Sizes { sequences: 1, context_tokens: 32, chunk_rows: 4, cache_blocks: 2 };
+        let shape = dims.attention(families::ALL[0], false, KvType::F16);
+        let sizes =
+            Sizes { sequences: 1, context_tokens: 32, chunk_rows: 4, cache_blocks: 2, kv_type: KvType::F16 };
         let place = |cache_blocks| State::place(&dims, &shape, &Sizes { cache_blocks, ..sizes });
         // 64 KiB a token: 2048 blocks of 32 tokens are 4 GiB.
         assert_eq!(place(2048).expect("it fits").keys[0].bytes, 1 << 32);

@@ -1,9 +1,9 @@
-//! Twins of `shaders/rope_store.comp` and `shaders/attend.comp`. The cache's layout is told in `shaders/lib/rope.glsl`.
+//! Twins of `shaders/rope_store.comp` and `shaders/attend.comp`. The cache is told of in [`super::cache`].
 
-use super::{Memory, norm::inverse_rms};
-use crate::kernels::{BLOCK_TOKENS, Row, attend, rope_store};
-use crate::plan::Tensor;
-use half::f16;
+use super::{Memory, cache::Cache, norm::inverse_rms};
+use crate::kernels::attention::KvType;
+use crate::kernels::{Row, attend, rope_store};
+use crate::plan::{Kernel, Tensor};
 
 /// What one head is and how it rotates.
 struct Heads {
@@ -13,47 +13,6 @@ struct Heads {
     rotary: usize,
     neox: bool,
     qk_norm_eps: Option<f32>,
-}
-
-/// The paged cache of a layer.
-struct Cache<'a> {
-    blocks: &'a Tensor,
-    max_blocks: usize,
-    keys: &'a Tensor,
-    values: &'a Tensor,
-}
-
-const TOKENS: usize = BLOCK_TOKENS as usize;
-
-impl Cache<'_> {
-    /// Indices of dimension 0 of one token's keys and values, of a kv head, in halves.
-    fn first(&self, heads: &Heads, memory: &Memory, sequence: usize, token: usize, kv_head: usize) -> (usize, usize) {
-        let block = memory.view::<u32>(self.blocks)[sequence * self.max_blocks + token / TOKENS] as usize;
-        let head = (block * heads.kv_heads + kv_head) * heads.head_dim * TOKENS;
-        (head + token % TOKENS * 8, head + token % TOKENS * heads.head_dim)
-    }
-
-    fn store(&self, heads: &Heads, memory: &mut Memory, row: &Row, kv_head: usize, key: &[f32], value: &[f32]) {
-        let place = (row.sequence as usize, row.position as usize);
-        let (first_key, first_value) = self.first(heads, memory, place.0, place.1, kv_head);
-        let keys = memory.view_mut::<f16>(self.keys);
-        for (dim, &key) in key.iter().enumerate() {
-            keys[first_key + dim / 8 * 8 * TOKENS + dim % 8] = f16::from_f32(key);
-        }
-        let values = memory.view_mut::<f16>(self.values);
-        for (dim, &value) in value.iter().enumerate() {
-            values[first_value + dim] = f16::from_f32(value);
-        }
-    }
-
-    /// One token's key and value.
-    fn load(&self, heads: &Heads, memory: &Memory, sequence: usize, token: usize, kv_head: usize) -> [Vec<f64>; 2] {
-        let (first_key, first_value) = self.first(heads, memory, sequence, token, kv_head);
-        let (keys, values) = (memory.view::<f16>(self.keys), memory.view::<f16>(self.values));
-        let key = |dim: usize| f64::from(keys[first_key + dim / 8 * 8 * TOKENS + dim % 8]);
-        let value = |dim: usize| f64::from(values[first_value + dim]);
-        [(0..heads.head_dim).map(key).collect(), (0..heads.head_dim).map(value).collect()]
-    }
 }
 
 /// A head normalized, then rotated. Su et al., "RoFormer", 2021; pairs as in the GPT-NeoX code or adjacent.
@@ -114,7 +73,7 @@ fn attention(q: &[f32], tokens: &[[Vec<f64>; 2]], scale: f64) -> Vec<f32> {
     (0..q.len()).map(|dim| (weighted(dim) / total) as f32).collect()
 }
 
-pub(super) fn rope_store(args: &rope_store::Resolved, memory: &mut Memory) {
+pub(super) fn rope_store(kernel: &Kernel, args: &rope_store::Resolved, memory: &mut Memory) {
     let spec = &args.spec;
     let heads = Heads {
         head_dim: spec.head_dim as usize,
@@ -124,8 +83,15 @@ pub(super) fn rope_store(args: &rope_store::Resolved, memory: &mut Memory) {
         neox: spec.neox,
         qk_norm_eps: spec.qk_norm.then_some(args.eps),
     };
-    let cache =
-        Cache { blocks: &args.blocks, max_blocks: args.max_blocks as usize, keys: &args.keys, values: &args.values };
+    let cache = Cache {
+        kv_type: KvType::of(kernel),
+        kv_heads: heads.kv_heads,
+        head_dim: heads.head_dim,
+        blocks: &args.blocks,
+        max_blocks: args.max_blocks as usize,
+        keys: &args.keys,
+        values: &args.values,
+    };
     let tables = Tables { q_gain: &args.q_gain, k_gain: &args.k_gain, rope: &args.rope };
     for index in 0..args.groups[0] as usize {
         let row = memory.view::<Row>(&args.rows)[index];
@@ -135,14 +101,14 @@ pub(super) fn rope_store(args: &rope_store::Resolved, memory: &mut Memory) {
         let qkv = &memory.view::<f32>(&args.qkv)[index * args.stride as usize..];
         let ready = ready_row(&heads, memory, qkv, row.position as usize, &tables);
         for (kv_head, (k, v)) in ready.k.iter().zip(&ready.v).enumerate() {
-            cache.store(&heads, memory, &row, kv_head, k, v);
+            cache.store(memory, &row, kv_head, k, v);
         }
         let q = ready.q.concat();
         memory.view_mut::<f32>(&args.q)[index * q.len()..][..q.len()].copy_from_slice(&q);
     }
 }
 
-pub(super) fn attend(args: &attend::Resolved, memory: &mut Memory) {
+pub(super) fn attend(kernel: &Kernel, args: &attend::Resolved, memory: &mut Memory) {
     let spec = &args.spec;
     let heads = Heads {
         head_dim: spec.head_dim as usize,
@@ -152,8 +118,15 @@ pub(super) fn attend(args: &attend::Resolved, memory: &mut Memory) {
         neox: spec.neox,
         qk_norm_eps: spec.qk_norm.then_some(args.eps),
     };
-    let cache =
-        Cache { blocks: &args.blocks, max_blocks: args.max_blocks as usize, keys: &args.keys, values: &args.values };
+    let cache = Cache {
+        kv_type: KvType::of(kernel),
+        kv_heads: heads.kv_heads,
+        head_dim: heads.head_dim,
+        blocks: &args.blocks,
+        max_blocks: args.max_blocks as usize,
+        keys: &args.keys,
+        values: &args.values,
+    };
     let tables = Tables { q_gain: &args.q_gain, k_gain: &args.k_gain, rope: &args.rope };
     let group = heads.heads / heads.kv_heads;
     for index in 0..args.count as usize {
@@ -165,14 +138,14 @@ pub(super) fn attend(args: &attend::Resolved, memory: &mut Memory) {
             let q = if spec.fused {
                 let ready = ready_row(&heads, memory, x, row.position as usize, &tables);
                 for (kv_head, (k, v)) in ready.k.iter().zip(&ready.v).enumerate() {
-                    cache.store(&heads, memory, &row, kv_head, k, v);
+                    cache.store(memory, &row, kv_head, k, v);
                 }
                 ready.q
             } else {
                 x[..y_cols].chunks_exact(heads.head_dim).map(<[f32]>::to_vec).collect()
             };
             for kv_head in 0..heads.kv_heads {
-                let load = |token| cache.load(&heads, memory, row.sequence as usize, token, kv_head);
+                let load = |token| cache.load(memory, row.sequence as usize, token, kv_head);
                 let tokens: Vec<_> = (0..=row.position as usize).map(load).collect();
                 for head in kv_head * group..(kv_head + 1) * group {
                     let out = attention(&q[head], &tokens, f64::from(args.scale));
@@ -189,9 +162,19 @@ mod tests {
     use super::*;
     use crate::kernels::attention::{self, Geometry, Operands, Query, Shape};
     use crate::plan::Region;
+    use half::f16;
 
     const REGION: Region = Region::Step;
-    const SHAPE: Shape = Shape { heads: 4, kv_heads: 2, head_dim: 16, rotary: 8, neox: true, qk_norm_eps: Some(1e-5) };
+    const DIM: usize = 32;
+    const SHAPE: Shape = Shape {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: DIM as u32,
+        rotary: 8,
+        neox: true,
+        qk_norm_eps: Some(1e-5),
+        kv_type: KvType::F16,
+    };
     const LENGTH: usize = 70;
     const BLOCKS: [u32; 3] = [4, 0, 2];
 
@@ -208,12 +191,12 @@ mod tests {
 
     /// Attention as the papers write it, over whole arrays: rotation as a product of complex numbers, softmax without a
     /// maximum, no cache.
-    fn naive(qkv: &[Vec<f32>], gains: &[Vec<f32>; 2], head: usize) -> Vec<Vec<f64>> {
+    fn naive(kv_type: KvType, qkv: &[Vec<f32>], gains: &[Vec<f32>; 2], head: usize) -> Vec<Vec<f64>> {
         let kv_head = head / 2;
         let take =
-            |row: &[f32], at: usize| -> Vec<f64> { row[at * 16..][..16].iter().map(|&x| f64::from(x)).collect() };
+            |row: &[f32], at: usize| -> Vec<f64> { row[at * DIM..][..DIM].iter().map(|&x| f64::from(x)).collect() };
         let turn = |position: usize, x: Vec<f64>, gain: &[f32]| -> Vec<f64> {
-            let rms = (x.iter().map(|x| x * x).sum::<f64>() / 16.0 + 1e-5).sqrt();
+            let rms = (x.iter().map(|x| x * x).sum::<f64>() / DIM as f64 + 1e-5).sqrt();
             let mut x: Vec<f64> = x.iter().zip(gain).map(|(x, gain)| x / rms * f64::from(*gain)).collect();
             for pair in 0..4 {
                 let angle = position as f64 / 10f64.powi(pair as i32);
@@ -223,21 +206,31 @@ mod tests {
             }
             x
         };
-        let rounded = |x: Vec<f64>| -> Vec<f64> { x.iter().map(|&x| f16::from_f64(x).to_f64()).collect() };
+        let half = |x: f64| f16::from_f64(x).to_f64();
+        let rounded = |x: Vec<f64>| -> Vec<f64> {
+            // A head is one group.
+            let largest = x.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+            let round = |x: f64| match kv_type {
+                KvType::F16 => half(x),
+                KvType::Q8_0 => (x / largest * 127.0).round() * half(largest / 127.0),
+            };
+            x.into_iter().map(round).collect()
+        };
         let q: Vec<_> = qkv.iter().enumerate().map(|(i, row)| turn(i, take(row, head), &gains[0])).collect();
         let k: Vec<_> =
             qkv.iter().enumerate().map(|(i, row)| rounded(turn(i, take(row, 4 + kv_head), &gains[1]))).collect();
         let v: Vec<_> = qkv.iter().map(|row| rounded(take(row, 6 + kv_head))).collect();
         (0..qkv.len())
             .map(|i| {
-                let score = |j: usize| (q[i].iter().zip(&k[j]).map(|(a, b)| a * b).sum::<f64>() / 4.0).exp();
+                let score = |j: usize| (q[i].iter().zip(&k[j]).map(|(a, b)| a * b).sum::<f64>() / (DIM as f64).sqrt()).exp();
                 let total: f64 = (0..=i).map(score).sum();
-                (0..16).map(|dim| (0..=i).map(|j| score(j) * v[j][dim]).sum::<f64>() / total).collect()
+                (0..DIM).map(|dim| (0..=i).map(|j| score(j) * v[j][dim]).sum::<f64>() / total).collect()
             })
             .collect()
     }
 
     struct World {
+        shape: Shape,
         memory: Memory,
         tensors: Vec<Tensor>,
         qkv: Vec<Vec<f32>>,
@@ -245,10 +238,11 @@ mod tests {
     }
 
     /// rows, blocks, rope, q_gain, k_gain, keys, values, qkv, q, y
-    fn world() -> World {
+    fn world(kv_type: KvType) -> World {
+        let shape = Shape { kv_type, ..SHAPE };
         let cols = SHAPE.qkv_cols() as usize;
         let qkv: Vec<Vec<f32>> = (0..LENGTH).map(|row| wave(row, cols)).collect();
-        let gains = [wave(1000, 16), wave(1001, 16)];
+        let gains = [wave(1000, DIM), wave(1001, DIM)];
         let turns: Vec<f32> = (0..LENGTH)
             .flat_map(|position| (0..4).map(move |pair| position as f64 / 10f64.powi(pair)))
             .flat_map(|angle| [angle.cos() as f32, angle.sin() as f32])
@@ -256,10 +250,10 @@ mod tests {
         let rows: Vec<Row> =
             (0..LENGTH as u32).map(|position| Row { token: 0, position, sequence: 0, live: 1 }).collect();
         let mut end = 0;
-        let cache = SHAPE.cache_bytes(5);
+        let cache = shape.cache_bytes(5);
         let y = LENGTH as u64 * u64::from(SHAPE.q_cols()) * 4;
         let sizes =
-            [16 * LENGTH as u64, 12, turns.len() as u64 * 4, 64, 64, cache, cache, (LENGTH * cols * 4) as u64, y, y];
+            [16 * LENGTH as u64, 12, turns.len() as u64 * 4, 4 * DIM as u64, 4 * DIM as u64, cache, cache, (LENGTH * cols * 4) as u64, y, y];
         let tensors: Vec<Tensor> = sizes.iter().map(|&bytes| place(&mut end, bytes)).collect();
         let mut memory = Memory::default();
         memory.allocate(REGION, end).expect("host memory");
@@ -268,16 +262,16 @@ mod tests {
         for (tensor, values) in [(2, &turns), (3, &gains[0]), (4, &gains[1]), (7, &qkv.concat())] {
             memory.view_mut::<f32>(&tensors[tensor]).copy_from_slice(values);
         }
-        World { memory, tensors, qkv, gains }
+        World { shape, memory, tensors, qkv, gains }
     }
 
     fn check(world: &World) {
         let y = world.memory.view::<f32>(&world.tensors[9]);
         for head in 0..4 {
-            let expected = naive(&world.qkv, &world.gains, head);
+            let expected = naive(world.shape.kv_type, &world.qkv, &world.gains, head);
             for (row, expected) in expected.iter().enumerate() {
                 for (dim, expected) in expected.iter().enumerate() {
-                    let got = f64::from(y[(row * 4 + head) * 16 + dim]);
+                    let got = f64::from(y[(row * 4 + head) * DIM + dim]);
                     assert!((got - expected).abs() < 2e-4, "row {row} head {head} dim {dim}: {got} not {expected}");
                 }
             }
@@ -300,27 +294,29 @@ mod tests {
 
     #[test]
     fn decoding_row_by_row_equals_naive_attention() {
-        let mut world = world();
-        let cols = SHAPE.qkv_cols();
-        let count = LENGTH as u32;
-        run(&mut world, |operands, qkv, _, y| {
-            let query = Query::Projected { qkv, stride: cols };
-            attention::attend(&SHAPE, &GEOMETRY, operands, query, y, SHAPE.q_cols(), count)
-        });
-        check(&world);
+        for kv_type in [KvType::F16, KvType::Q8_0] {
+            let mut world = world(kv_type);
+            let shape = world.shape;
+            run(&mut world, |operands, qkv, _, y| {
+                let query = Query::Projected { qkv, stride: shape.qkv_cols() };
+                attention::attend(&shape, &GEOMETRY, operands, query, y, shape.q_cols(), LENGTH as u32)
+            });
+            check(&world);
+        }
     }
 
     #[test]
     fn prefilling_equals_naive_attention() {
-        let mut world = world();
-        let cols = SHAPE.qkv_cols();
-        let count = LENGTH as u32;
-        run(&mut world, |operands, qkv, q, _| {
-            attention::rope_store(&SHAPE, operands, qkv, cols, &mut q.clone(), count)
-        });
-        run(&mut world, |operands, _, q, y| {
-            attention::attend(&SHAPE, &GEOMETRY, operands, Query::Stored { q }, y, SHAPE.q_cols(), count)
-        });
-        check(&world);
+        for kv_type in [KvType::F16, KvType::Q8_0] {
+            let mut world = world(kv_type);
+            let (shape, count) = (world.shape, LENGTH as u32);
+            run(&mut world, |operands, qkv, q, _| {
+                attention::rope_store(&shape, operands, qkv, shape.qkv_cols(), &mut q.clone(), count)
+            });
+            run(&mut world, |operands, _, q, y| {
+                attention::attend(&shape, &GEOMETRY, operands, Query::Stored { q }, y, shape.q_cols(), count)
+            });
+            check(&world);
+        }
     }
 }

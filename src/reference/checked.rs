@@ -3,7 +3,9 @@
 //! that it gets wrong has a name.
 
 use super::{Memory, twin};
-use crate::plan::{Command, Dispatch, Executor, ExecutorError, Plan, Prepared, Region, Tensor, Ticket};
+use crate::kernels::attention::KvType;
+use crate::kernels::BLOCK_TOKENS;
+use crate::plan::{Command, Dispatch, Executor, ExecutorError, Kernel, Plan, Prepared, Region, Tensor, Ticket};
 use half::f16;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,17 +29,22 @@ enum Element {
     Float,
     /// 16-bit floats, within two of their last bits of the largest.
     Half,
+    /// Blocks of a quantized cache: quants within one, since a value may stand half-way between two, and scales as halves.
+    /// The size of a head is the dispatch's.
+    Quantized { head_dim: usize },
     /// Bits, exactly.
     Word,
     /// The kernel's own notes.
     Private,
 }
 
-/// Shader and operand, for everything that kernels write.
+/// Shader, or the one variant of it that is meant, and operand, for everything that kernels write.
 const WRITTEN: &[(&str, &str, Element)] = &[
     ("attend", "y", Element::Float),
     ("attend", "keys", Element::Half),
     ("attend", "values", Element::Half),
+    ("attend_q8_0", "keys", Element::Quantized { head_dim: 0 }),
+    ("attend_q8_0", "values", Element::Quantized { head_dim: 0 }),
     ("begin", "clock", Element::Word),
     ("begin", "rows", Element::Word),
     ("begin", "outputs", Element::Word),
@@ -51,15 +58,29 @@ const WRITTEN: &[(&str, &str, Element)] = &[
     ("rope_store", "q", Element::Float),
     ("rope_store", "keys", Element::Half),
     ("rope_store", "values", Element::Half),
+    ("rope_store_q8_0", "keys", Element::Quantized { head_dim: 0 }),
+    ("rope_store_q8_0", "values", Element::Quantized { head_dim: 0 }),
     ("sample", "counts", Element::Word),
     ("sample", "scratch", Element::Private),
     ("sample", "next", Element::Word),
     ("sample", "ring", Element::Word),
 ];
 
-fn element(family: &str, operand: &str) -> Option<Element> {
-    let (_, _, element) = WRITTEN.iter().find(|(shader, name, _)| *shader == family && *name == operand)?;
-    Some(*element)
+/// The index in [`WRITTEN`] of what a kernel writes.
+fn written(kernel: &Kernel, operand: &str) -> Option<usize> {
+    let of = |shader: &str| WRITTEN.iter().position(|(name, other, _)| *name == shader && *other == operand);
+    of(kernel.name).or_else(|| of(kernel.family))
+}
+
+fn element(dispatch: &Dispatch, operand: &str) -> Option<Element> {
+    let (_, _, element) = WRITTEN[written(dispatch.kernel, operand)?];
+    let constant = |name: &str| dispatch.kernel.specialization.iter().position(|constant| constant.name == name);
+    Some(match element {
+        Element::Quantized { .. } => {
+            Element::Quantized { head_dim: dispatch.specialization[constant("head_dim")?] as usize }
+        }
+        other => other,
+    })
 }
 
 /// An executor over a device and the twins. Clones share both.
@@ -114,7 +135,7 @@ impl<D: Executor> Both<D> {
         twin(dispatch, &mut self.memory);
         for (((tensor, _), info), before) in written().zip(&before) {
             let found = self.device_bytes(tensor)?;
-            let element = element(dispatch.kernel.family, info.name).unwrap_or(Element::Word);
+            let element = element(dispatch, info.name).unwrap_or(Element::Word);
             let expected = self.memory.view::<u8>(tensor);
             if let Some(difference) = difference(element, before, expected, &found) {
                 let what = format!("{difference} in {} of {}", info.name, dispatch.label);
@@ -136,6 +157,7 @@ impl<D: Executor> Both<D> {
 fn difference(element: Element, before: &[u8], expected: &[u8], found: &[u8]) -> Option<String> {
     match element {
         Element::Private => None,
+        Element::Quantized { head_dim } => quantized_difference(head_dim, before, expected, found),
         Element::Word => {
             let at = expected.chunks(4).zip(found.chunks(4)).position(|(expected, found)| expected != found)?;
             let word = |bytes: &[u8]| bytes.iter().rev().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
@@ -153,6 +175,21 @@ fn difference(element: Element, before: &[u8], expected: &[u8], found: &[u8]) ->
             float_difference(2e-3, floats(before), floats(expected), floats(found))
         }
     }
+}
+
+/// The same of a cache in [`KvType::Q8_0`].
+fn quantized_difference(head_dim: usize, before: &[u8], expected: &[u8], found: &[u8]) -> Option<String> {
+    let quants_bytes = BLOCK_TOKENS as usize * head_dim;
+    let block_bytes = BLOCK_TOKENS as usize * KvType::Q8_0.head_bytes(head_dim as u32) as usize;
+    let is_quant = |at: usize| at % block_bytes < quants_bytes;
+    if let Some(at) = (0..expected.len()).find(|&at| is_quant(at) && expected[at].abs_diff(found[at]) > 1) {
+        return Some(format!("byte {at} is {} instead of {}", found[at], expected[at]));
+    }
+    let scales = |bytes: &[u8]| -> Vec<u8> {
+        bytes.chunks(block_bytes).flat_map(|block| &block[quants_bytes.min(block.len())..]).copied().collect()
+    };
+    let difference = difference(Element::Half, &scales(before), &scales(expected), &scales(found))?;
+    Some(format!("of the scales, {difference}"))
 }
 
 /// `tolerance` is a share of the largest value that the twin has written. What it left alone may hold anything.
@@ -236,8 +273,7 @@ mod tests {
         let mut known = BTreeSet::new();
         for kernel in KERNELS {
             for operand in kernel.operands.iter().filter(|operand| operand.writable) {
-                let entry =
-                    WRITTEN.iter().position(|(shader, name, _)| *shader == kernel.family && *name == operand.name);
+                let entry = written(kernel, operand.name);
                 known.insert(entry.unwrap_or_else(|| panic!("{} writes {}", kernel.name, operand.name)));
             }
         }
@@ -258,6 +294,27 @@ mod tests {
         compare(&[9e9, 1.0, f32::NAN, f32::NAN]).expect("not a number");
         compare(&[9e9, 0.0, 0.0, f32::NAN]).expect("nothing was written");
         compare(&[1.0, 1.0, -2.0, f32::NAN]).expect("it wrote where it should not");
+    }
+
+    #[test]
+    fn quants_may_be_one_off_and_scales_by_a_rounding() {
+        // Two blocks of a head of 32 dimensions: 1024 quants and 32 scales of one half each.
+        const BLOCK: usize = 1088;
+        let before = vec![0u8; 2 * BLOCK];
+        let mut expected = before.clone();
+        expected[BLOCK + 5] = 200;
+        expected[BLOCK + 1026..BLOCK + 1028].copy_from_slice(&f16::from_f32(0.5).to_le_bytes());
+        let compare = |at: usize, bytes: &[u8]| {
+            let mut found = expected.clone();
+            found[at..at + bytes.len()].copy_from_slice(bytes);
+            difference(Element::Quantized { head_dim: 32 }, &before, &expected, &found)
+        };
+        assert_eq!(compare(BLOCK + 5, &[201]), None);
+        assert_eq!(compare(BLOCK + 5, &[202]).expect("two off"), "byte 1093 is 202 instead of 200");
+        assert_eq!(compare(BLOCK + 1026, &f16::from_f32(0.5005).to_le_bytes()), None);
+        let text = compare(BLOCK + 1026, &f16::from_f32(0.51).to_le_bytes()).expect("two per cent off");
+        assert!(text.starts_with("of the scales, value 33 is 5.1"), "{text}");
+        compare(1024, &f16::from_f32(0.25).to_le_bytes()).expect("it wrote where it should not");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! compared with; it is never chosen to serve.
 
 mod attention;
+mod cache;
 pub mod checked;
 mod matrix;
 mod memory;
@@ -25,7 +26,7 @@ pub fn twin(family: &str) -> Option<Twin> {
 }
 
 const TWINS: &[(&str, Twin)] = &[
-    ("attend", |dispatch, memory| attention::attend(&kernels::attend::resolve(dispatch), memory)),
+    ("attend", |dispatch, memory| attention::attend(dispatch.kernel, &kernels::attend::resolve(dispatch), memory)),
     ("begin", |dispatch, memory| step::begin(&kernels::begin::resolve(dispatch), memory)),
     ("copy", |dispatch, memory| {
         let args = kernels::copy::resolve(dispatch);
@@ -38,7 +39,9 @@ const TWINS: &[(&str, Twin)] = &[
     ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),
     ("repack", |dispatch, memory| matrix::repack(dispatch.kernel, &kernels::repack::resolve(dispatch), memory)),
     ("sample", |dispatch, memory| sample::run(&kernels::sample::resolve(dispatch), memory)),
-    ("rope_store", |dispatch, memory| attention::rope_store(&kernels::rope_store::resolve(dispatch), memory)),
+    ("rope_store", |dispatch, memory| {
+        attention::rope_store(dispatch.kernel, &kernels::rope_store::resolve(dispatch), memory)
+    }),
 ];
 
 /// Runs plans one dispatch after another, at once, on the calling thread.

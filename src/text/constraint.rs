@@ -12,7 +12,7 @@ pub enum Body {
     /// Any text.
     Free,
     /// A text of the grammar, and then the end.
-    Grammar(CompiledGrammar),
+    Grammar(Box<CompiledGrammar>),
 }
 
 /// The reasoning before an answer.

@@ -38,7 +38,7 @@ enum Node {
 ///
 /// # Errors
 /// What is wrong and in which line.
-pub(crate) fn to_lark(source: &str, token: impl Fn(&str) -> Option<u32>) -> Result<String, String> {
+pub fn to_lark(source: &str, token: impl Fn(&str) -> Option<u32>) -> Result<String, String> {
     let rules = read::rules(source, &token)?;
     Ok(lark::write(&rules))
 }

@@ -2,12 +2,13 @@
 //! model's own tokens. It knows nothing of the API's fields and nothing of sampling.
 
 use super::gbnf;
+use super::schema;
 use super::tokenizer::Tokenizer;
 use super::vocabulary::TokenType;
 use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -15,13 +16,14 @@ use std::sync::Arc;
 pub const GRAMMAR_BYTES_MAX: usize = 256 << 10;
 /// Most texts to choose from.
 pub const CHOICES_MAX: usize = 4096;
+/// Most rules and terminals of a Lark grammar, counted by their colons.
+const LARK_RULES_MAX: usize = 4000;
+/// Enough for a chain of as many rules, each of which takes up to 6 KiB.
+const STACK_BYTES: usize = 64 << 20;
 /// Longer tokens are never allowed by a grammar: the trie of tokens is not made for them.
 const TOKEN_BYTES_MAX: usize = 1000;
 /// The trie of tokens holds ids of 24 bits.
 const TOKENS_MAX: usize = (1 << 24) - 2;
-/// Whitespace between the parts of JSON: what models write and formatters make, without room to write nothing else.
-const JSON_SPACE: &str = r"[\x20]{1,2}|\r?\n[\x20\t]{0,64}";
-
 /// A description of all answers that are allowed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Grammar {
@@ -124,18 +126,7 @@ impl Grammars {
         let top = match grammar {
             Grammar::Json(schema) => {
                 check_size(schema.to_string().len())?;
-                let mut schema = match schema {
-                    Json::Bool(true) => json!({}),
-                    other => other.clone(),
-                };
-                if !schema.is_object() {
-                    return Err(GrammarError("the schema must be an object".to_owned()));
-                }
-                if schema.get("x-guidance").is_some() {
-                    return Err(GrammarError("the schema's `x-guidance` is not supported; leave it out".to_owned()));
-                }
-                with_whitespace(&mut schema);
-                GrammarWithLexer::from_json_schema(schema)
+                GrammarWithLexer::from_json_schema(schema::prepare(schema)?)
             }
             Grammar::Regex(regex) => {
                 check_size(regex.len())?;
@@ -150,6 +141,9 @@ impl Grammars {
             }
             Grammar::Lark(source) => {
                 check_size(source.len())?;
+                if source.matches(':').count() > LARK_RULES_MAX {
+                    return Err(GrammarError(format!("it has more than {LARK_RULES_MAX} colons, so too many rules")));
+                }
                 GrammarWithLexer::from_lark(source.clone())
             }
             Grammar::Gbnf(source) => {
@@ -167,12 +161,22 @@ impl Grammars {
         self.compile_top(GrammarWithLexer::from_lark(source))
     }
 
+    /// The compiler follows rules that name each other by calling itself, so it gets a stack for the longest chain.
     fn compile_top(&self, grammar: GrammarWithLexer) -> Result<CompiledGrammar, GrammarError> {
+        let failed = |_| GrammarError("the grammar's compiler failed".to_owned());
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("grammar".into()).stack_size(STACK_BYTES);
+            let compiled = thread.spawn_scoped(scope, || self.compile_here(grammar));
+            compiled.map_err(|error| GrammarError(error.to_string()))?.join().map_err(failed)?
+        })
+    }
+
+    fn compile_here(&self, grammar: GrammarWithLexer) -> Result<CompiledGrammar, GrammarError> {
         let parser = self.factory.create_parser(TopLevelGrammar::from_grammar(grammar)).map_err(|e| brief(&e))?;
         let mut matcher = Matcher::new(Ok(parser));
         // A schema that nothing satisfies shows itself here, before the answer begins.
         matcher.compute_mask_or_eos().map_err(|error| brief(&error))?;
-        Ok(CompiledGrammar { matcher })
+        Ok(CompiledGrammar { matcher, stops: self.tokenizer.stop_tokens().into() })
     }
 }
 
@@ -180,6 +184,7 @@ impl Grammars {
 #[derive(Clone)]
 pub struct CompiledGrammar {
     matcher: Matcher,
+    stops: Arc<[u32]>,
 }
 
 impl std::fmt::Debug for CompiledGrammar {
@@ -198,6 +203,12 @@ impl CompiledGrammar {
         for (word, allowed) in mask.iter_mut().zip(allowed.as_slice()) {
             *word |= allowed;
         }
+        // A grammar may name tokens, or all but some; stop tokens among them would end a text that is not complete.
+        if !self.may_end() {
+            for &stop in self.stops.iter() {
+                mask[stop as usize / 32] &= !(1 << (stop % 32));
+            }
+        }
         Ok(())
     }
 
@@ -209,13 +220,8 @@ impl CompiledGrammar {
         self.matcher.consume_token(token).map_err(|error| brief(&error))
     }
 
-    /// Whether the text is complete and nothing but its end may follow.
-    pub fn is_complete(&self) -> bool {
-        self.matcher.is_stopped()
-    }
-
     /// Whether the text may end here.
-    pub fn may_end(&mut self) -> bool {
+    fn may_end(&mut self) -> bool {
         self.matcher.is_stopped() || self.matcher.is_accepting().unwrap_or(false)
     }
 }
@@ -233,13 +239,6 @@ fn check_size(bytes: usize) -> Result<(), GrammarError> {
         return Err(GrammarError(format!("it has {bytes} bytes; {GRAMMAR_BYTES_MAX} is the most")));
     }
     Ok(())
-}
-
-/// Asks for bounded whitespace between a schema's parts, in the way that llguidance takes options.
-pub(crate) fn with_whitespace(schema: &mut Json) {
-    if let Some(schema) = schema.as_object_mut() {
-        schema.insert("x-guidance".into(), json!({"whitespace_pattern": JSON_SPACE}));
-    }
 }
 
 fn choice(texts: &[String]) -> Result<String, GrammarError> {

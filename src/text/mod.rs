@@ -13,6 +13,7 @@ mod json;
 mod metadata;
 mod pre_tokenizer;
 mod reasoning;
+mod schema;
 mod sentence_piece;
 mod stop_strings;
 mod template;
@@ -23,6 +24,7 @@ mod vocabulary;
 
 pub use constraint::{AnswerConstraint, AnswerRules, Body, ReasoningRules};
 pub use decoder::Decoder;
+pub use gbnf::to_lark as gbnf_to_lark;
 pub use grammar::{CompiledGrammar, Grammar, GrammarError, Grammars};
 pub use reasoning::{ReasoningParser, ReasoningStart, ReasoningTags, Split};
 pub use stop_strings::{Passed, StopStrings};
@@ -142,7 +144,7 @@ impl Text {
         output: &ToolOutput,
         parallel: bool,
     ) -> Result<CompiledGrammar, GrammarError> {
-        let source = self.style.tools.grammar(functions, output, parallel, &self.tokenizer);
+        let source = self.style.tools.grammar(functions, output, parallel, &self.tokenizer)?;
         self.grammars()?.compile_lark(source)
     }
 

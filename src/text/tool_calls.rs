@@ -104,7 +104,7 @@ impl ToolCallParser {
             self.stage,
             Stage::Arguments { .. } | Stage::Members { .. } | Stage::Skip { .. } | Stage::Tail { .. }
         );
-        if !within_call && !(self.after_call && held.trim().is_empty()) {
+        if !within_call && (!self.after_call || !held.trim().is_empty()) {
             content(held, &mut events);
         }
         *self = ToolCallParser::new(self.format, self.names.clone());
@@ -176,8 +176,8 @@ impl ToolCallParser {
                 self.stage = Stage::Head { at: at + spaces + 1, array: true };
                 return true;
             }
-            _ if named => named_head(body),
-            _ => head(body),
+            _ if named => named_head(beginning(body)),
+            _ => head(beginning(body)),
         };
         let read = match read {
             Err(Undecided::More) if body.len() <= HEAD_BYTES_MAX => return false,
@@ -357,6 +357,15 @@ enum Undecided {
     More,
     /// It is none, or its members stand in another order.
     Odd,
+}
+
+/// As much of a call as its head may take.
+fn beginning(body: &str) -> &str {
+    let mut end = body.len().min(HEAD_BYTES_MAX);
+    while !body.is_char_boundary(end) {
+        end -= 1;
+    }
+    &body[..end]
 }
 
 /// `{"name": "NAME", "arguments": {`: the name, and where the arguments' object begins.

@@ -1,6 +1,8 @@
 //! How a model writes tool calls: told from its chat template, and written down as a grammar where calls are demanded.
 //! It knows nothing of the API's types.
 
+use super::grammar::GrammarError;
+use super::schema;
 use super::tokenizer::Tokenizer;
 use serde_json::{Value as Json, json};
 use std::fmt::Write;
@@ -78,13 +80,16 @@ impl ToolFormat {
     }
 
     /// A Lark grammar of answers that call `functions` or are what `output` says. At most one call unless `parallel`.
+    ///
+    /// # Errors
+    /// A schema that is refused.
     pub(crate) fn grammar(
         self,
         functions: &[Function],
         output: &ToolOutput,
         parallel: bool,
         tokenizer: &Tokenizer,
-    ) -> String {
+    ) -> Result<String, GrammarError> {
         let marker = mark(self.marker(), tokenizer);
         let call = match self {
             ToolFormat::Tagged => format!("\"\\n\" any \"\\n\" {}", mark("</tool_call>", tokenizer)),
@@ -100,9 +105,12 @@ impl ToolFormat {
         let calls = if self == ToolFormat::Llama { "call".to_owned() } else { format!("{marker} call {more}") };
         let start = match (output, self) {
             (ToolOutput::Calls, _) => calls,
+            (ToolOutput::Json(_), _) if !self.is_told_from_json(tokenizer) => {
+                let why = "this model writes calls as JSON too, so they cannot be told from JSON that is demanded";
+                return Err(GrammarError(why.to_owned()));
+            }
             (ToolOutput::Json(schema), _) => {
-                let mut schema = schema.clone();
-                super::grammar::with_whitespace(&mut schema);
+                let schema = schema::prepare(schema)?;
                 format!("{calls} | json\njson: %json {schema}")
             }
             // Text that does not begin as a call does.
@@ -123,10 +131,15 @@ impl ToolFormat {
         let mut grammar = format!("start: {start}\ncall: {call}\nany: {}\n", names.join(" | "));
         for (name, function) in names.iter().zip(functions) {
             let (head, tail) = self.around_arguments(&function.name, tokenizer);
-            let schema = arguments_schema(function.parameters.as_ref());
+            let schema = arguments_schema(function.parameters.as_ref())?;
             let _ = writeln!(grammar, "{name}: {head} {name}_arguments {tail}\n{name}_arguments: %json {schema}");
         }
-        grammar
+        Ok(grammar)
+    }
+
+    /// Whether the first byte tells a call from a JSON text.
+    fn is_told_from_json(self, tokenizer: &Tokenizer) -> bool {
+        self == ToolFormat::Tagged || (self.short_ids() && tokenizer.control_id(self.marker()).is_some())
     }
 
     /// What stands before and after the arguments of a call of `name`, as Lark.
@@ -148,15 +161,14 @@ pub(crate) fn mark(text: &str, tokenizer: &Tokenizer) -> String {
     }
 }
 
-/// The schema of a function's arguments, which are always an object, with bounded whitespace between its parts.
-fn arguments_schema(parameters: Option<&Json>) -> Json {
-    let object = json!({"type": "object", "properties": {}, "additionalProperties": false});
-    let mut schema = parameters.cloned().unwrap_or(object);
+/// The schema of a function's arguments, which are always an object.
+fn arguments_schema(parameters: Option<&Json>) -> Result<Json, GrammarError> {
+    let none = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let mut schema = parameters.cloned().unwrap_or(none);
     if let Some(map) = schema.as_object_mut() {
         map.entry("type").or_insert_with(|| json!("object"));
     }
-    super::grammar::with_whitespace(&mut schema);
-    schema
+    schema::prepare(&schema)
 }
 
 /// What a model is told of tools whose own template does not.

@@ -99,6 +99,28 @@ async fn calls_are_blocks() {
 }
 
 #[tokio::test]
+async fn thinking_is_a_block_of_its_own() {
+    let state = saying("<think>\nNorway. Hm.\n</think>\n\nOslo.");
+    let thinking = json!({"type": "enabled", "budget_tokens": 50});
+    let whole = ok(&state, json!({"thinking": thinking})).await.json();
+    let expected = json!([
+        {"type": "thinking", "thinking": "Norway. Hm.", "signature": ""},
+        {"type": "text", "text": "Oslo."},
+    ]);
+    assert_eq!(whole["content"], expected);
+    let events = events(&ok(&state, json!({"thinking": thinking, "stream": true})).await);
+    let join = |name: &str| events.iter().filter_map(|event| event["delta"][name].as_str()).collect::<String>();
+    assert_eq!((join("thinking"), join("text")), ("Norway. Hm.".into(), "Oslo.".into()));
+    let begun: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["type"] == "content_block_start")
+        .map(|event| &event["content_block"])
+        .collect();
+    let empty = json!([{"type": "thinking", "thinking": "", "signature": ""}, {"type": "text", "text": ""}]);
+    assert_eq!(json!(begun), empty);
+}
+
+#[tokio::test]
 async fn an_end_has_its_reason() {
     let state = saying("One two three.");
     for (extra, reason, sequence, said) in [

@@ -48,7 +48,7 @@ pub fn served_model() -> ServedModel {
 pub fn engine(capacity: usize, mut script: impl FnMut(Request) + Send + 'static) -> Handle {
     let (handle, mut inbox) = queue(capacity);
     thread::spawn(move || {
-        while let Some(request) = inbox.next() {
+        while let Some(request) = inbox.wait() {
             if request.events.is_closed() {
                 inbox.dropped();
                 continue;

@@ -3,12 +3,14 @@
 mod access;
 mod answers;
 mod anthropic;
+mod constrained;
 mod errors;
 mod fields;
 mod harness;
 mod limits;
 mod metrics;
 mod mutated;
+mod openapi;
 mod python;
 mod responses;
 mod several;

@@ -49,9 +49,8 @@ fn buckets_add_up(page: &str, samples: &BTreeMap<String, f64>) {
         let (name, labels) = series.split_once("_bucket{le=\"").expect("a bound");
         let (bound, labels) = labels.split_once("\",").expect("more labels");
         let total = format!("{name}_count{{{labels}");
-        match &last {
-            Some((same, below)) => assert!(*same == total && *below <= count, "{line} is below the one before"),
-            None => {}
+        if let Some((same, below)) = &last {
+            assert!(*same == total && *below <= count, "{line} is below the one before");
         }
         last = Some((total.clone(), count));
         if bound == "+Inf" {

@@ -84,6 +84,33 @@ async fn calls_are_items() {
 }
 
 #[tokio::test]
+async fn reasoning_is_an_item_of_its_own() {
+    let state = saying("<think>\nNorway. Hm.\n</think>\n\nOslo.");
+    let whole = ok(&state, json!({"reasoning": {"effort": "low"}})).await.json();
+    let reasoning = &whole["output"][0];
+    assert_eq!((&reasoning["type"], &reasoning["summary"]), (&json!("reasoning"), &json!([])));
+    assert_eq!(reasoning["content"], json!([{"type": "reasoning_text", "text": "Norway. Hm."}]));
+    assert_eq!(whole["output"][1]["content"][0]["text"], "Oslo.");
+    assert!(whole["usage"]["output_tokens_details"]["reasoning_tokens"].as_u64().unwrap() > 3);
+    let events = events(&ok(&state, json!({"reasoning": {"effort": "low"}, "stream": true})).await);
+    let join = |name: &str| {
+        events
+            .iter()
+            .filter(|event| event["type"] == name)
+            .map(|event| event["delta"].as_str().unwrap())
+            .collect::<String>()
+    };
+    assert_eq!(join("response.reasoning_text.delta"), "Norway. Hm.");
+    assert_eq!(join("response.output_text.delta"), "Oslo.");
+    let parts: Vec<&Value> = events
+        .iter()
+        .filter(|event| event["type"] == "response.content_part.added")
+        .map(|event| &event["part"]["type"])
+        .collect();
+    assert_eq!(json!(parts), json!(["reasoning_text", "output_text"]));
+}
+
+#[tokio::test]
 async fn a_cut_response_is_incomplete() {
     let state = saying("One two three.");
     let whole = ok(&state, json!({"max_output_tokens": 2})).await.json();

@@ -26,7 +26,7 @@ def measured(folder):
         servers.append({"name": name, "medians": medians, "rounds": [{"requests": 4, "succeeded": 4}]})
         (folder / f"health-{name}.json").write_text(json.dumps({"device": {"name": "llvmpipe", "driver": "lavapipe"}}))
         (folder / f"serve-{name}.log").write_text(
-            "Device 0: x\nMemory: weights 80.0 / KV 20.0 / arena 1.0 / other 1.0 / total 102.0 of 1000.0 MiB\n")
+            "Device 0: x\nMemory: weights 80.0 / KV 20.0 (f16) / arena 1.0 / other 1.0 / total 102.0 of 1000.0 MiB\n")
         (folder / f"memory-{name}.txt").write_text(STATUS if name == "native" else STATUS + FAR)
         lines = [{"n_prompt": 16, "n_gen": 0, "avg_ts": rate * factor} for factor in (7, 10, 11)]
         lines += [{"n_prompt": 0, "n_gen": 8, "avg_ts": rate}]

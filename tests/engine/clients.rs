@@ -173,10 +173,10 @@ fn a_queue_counts_what_waits_and_what_runs() {
     let _asked = Question::greedy(4).submit(&handle).expect("there is room");
     assert!(matches!(Question::greedy(5).submit(&handle), Err(Refused::Full { capacity: 2, .. })));
     assert_eq!(counts(&handle), (2, 0));
-    assert!(inbox.next().expect("one waits").events.is_closed());
+    assert!(inbox.wait().expect("one waits").events.is_closed());
     inbox.dropped();
     assert_eq!(counts(&handle), (1, 0));
-    let request = inbox.next().expect("another waits");
+    let request = inbox.wait().expect("another waits");
     assert_eq!(request.tokens.len(), 4);
     inbox.started();
     assert_eq!(counts(&handle), (0, 1));

@@ -1,7 +1,7 @@
 //! The check of a driver at start: it runs every kernel that the model uses, and names the one that is wrong.
 
 use crate::synthetic::{self, Formats, Shape, Synthetic, TINY};
-use hesper::engine::runner::{Options, Planned};
+use hesper::engine::runner::{KvType, Options, Planned};
 use hesper::engine::self_test::self_test;
 use hesper::gguf::{BlockFormat, Gguf};
 use hesper::kernels::policy::Policy;
@@ -21,8 +21,8 @@ fn open(model: &Synthetic) -> Gguf {
     Gguf::parse(&model.name, model.gguf()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn options(policy: Policy) -> Options {
-    Options { context_tokens: Some(64), sequences: 4, ..Options::alone(policy) }
+fn options(policy: Policy, kv_type: KvType) -> Options {
+    Options { context_tokens: Some(64), sequences: 4, kv_type, ..Options::alone(policy) }
 }
 
 /// The kinds of dispatch that a model uses when it serves.
@@ -39,10 +39,16 @@ fn every_kernel_that_a_model_uses_is_run() {
     let odd = synthetic::all().into_iter().filter(|model| names.contains(&model.name.as_str()));
     let models: Vec<_> = odd.chain([large]).collect();
     assert_eq!(models.len(), names.len() + 1);
+    let mut quantized = 0;
+    let types = |model: &Synthetic| match model.shape.head_dim.is_multiple_of(KvType::GROUP) {
+        true => &[KvType::F16, KvType::Q8_0][..],
+        false => &[KvType::F16],
+    };
     for model in &models {
         let gguf = open(model);
-        for policy in POLICIES {
-            let options = options(policy);
+        for (policy, kv_type) in POLICIES.iter().flat_map(|policy| types(model).iter().map(move |kv| (*policy, *kv))) {
+            let options = options(policy, kv_type);
+            quantized += u32::from(kv_type == KvType::Q8_0);
             let checked = Checked::new(Reference::default());
             self_test(&gguf, &options, Box::new(checked.clone()))
                 .unwrap_or_else(|error| panic!("{} with {policy:?}: {error}", model.name));
@@ -52,6 +58,7 @@ fn every_kernel_that_a_model_uses_is_run() {
             assert!(seen.iter().any(|(kernel, _)| kernel.starts_with("repack")), "weights are loaded too");
         }
     }
+    assert_eq!(quantized, 6, "two of the models suit a quantized cache");
 }
 
 #[test]
@@ -140,9 +147,14 @@ impl Executor for Wrong {
 
 #[test]
 fn a_kernel_that_is_wrong_is_named() {
-    let gguf = open(&Synthetic::new(TINY, Formats::Mixed));
-    for policy in [Policy::SOFTWARE, Policy::GPU] {
-        let options = options(policy);
+    let wide = Shape { head_dim: 32, rotary: 32, ..TINY };
+    for (policy, shape, kv_type) in [
+        (Policy::SOFTWARE, TINY, KvType::F16),
+        (Policy::GPU, TINY, KvType::F16),
+        (Policy::SOFTWARE, wide, KvType::Q8_0),
+    ] {
+        let gguf = open(&Synthetic::new(shape, Formats::Mixed));
+        let options = options(policy, kv_type);
         let kernels: BTreeSet<&str> = used(&gguf, &options).into_iter().map(|(kernel, _)| kernel).collect();
         assert!(kernels.len() >= 7, "{kernels:?}");
         for kernel in kernels {

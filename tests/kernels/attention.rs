@@ -3,14 +3,22 @@
 use crate::device;
 use crate::harness::{Case, Compare, Random};
 use half::f16;
-use hesper::kernels::attention::{self, Geometry, Operands, Query, Shape};
+use hesper::kernels::attention::{self, Geometry, KvType, Operands, Query, Shape};
 use hesper::kernels::{BLOCK_TOKENS, Row};
 use hesper::plan::{Executor, Region, Tensor};
 
 const MAX_BLOCKS: usize = 11;
 
 pub fn shapes() -> Vec<Shape> {
-    let qwen3 = Shape { heads: 4, kv_heads: 2, head_dim: 128, rotary: 128, neox: true, qk_norm_eps: Some(1e-6) };
+    let qwen3 = Shape {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 128,
+        rotary: 128,
+        neox: true,
+        qk_norm_eps: Some(1e-6),
+        kv_type: KvType::F16,
+    };
     let llama = Shape { neox: false, qk_norm_eps: None, ..qwen3 };
     vec![
         qwen3,
@@ -20,14 +28,17 @@ pub fn shapes() -> Vec<Shape> {
         Shape { heads: 3, kv_heads: 1, head_dim: 80, rotary: 80, neox: false, ..qwen3 },
         Shape { heads: 16, kv_heads: 1, head_dim: 256, rotary: 64, ..qwen3 },
         Shape { heads: 11, kv_heads: 1, head_dim: 8, rotary: 0, ..qwen3 },
+        Shape { kv_type: KvType::Q8_0, ..qwen3 },
+        Shape { heads: 3, kv_heads: 3, head_dim: 32, rotary: 32, kv_type: KvType::Q8_0, ..llama },
+        Shape { heads: 6, kv_heads: 2, head_dim: 96, rotary: 48, qk_norm_eps: None, kv_type: KvType::Q8_0, ..qwen3 },
     ]
 }
 
 /// The pairs worth a case: one subgroup without barriers, and several with. LLVM 15, of Debian 12, takes half a minute to
-/// compile many heads and rows at once, so only the first shape has two of each; the models' tests run what is served.
+/// compile many heads and rows at once, so only the first shape of a type has two of each; the models' tests run what is served.
 fn pairs() -> Vec<(Shape, Geometry)> {
     let chosen = |(index, shape): (usize, Shape)| {
-        let several = if index == 0 { 2 } else { 1 };
+        let several = if shape.head_dim == 128 { 2 } else { 1 };
         // Four lanes are one subgroup on every device that this project knows of.
         let alone = Geometry { local_size: 4, part: several, rows: several, chunk: 64, one_subgroup: true };
         let meeting = Geometry { local_size: [64, 32, 16][index % 3], one_subgroup: false, ..alone };
@@ -106,18 +117,17 @@ impl World {
             blocks.swap(at, random.below(at as u32 + 1) as usize);
         }
         let dim = shape.head_dim as usize;
-        let halves = shape.cache_bytes(count as u32) as usize / 2;
-        let mut keys = vec![f16::NAN; halves];
-        let mut values = vec![f16::NAN; halves];
+        // As halves, which are all of a cache in F16 and the scales of another, this is not a number.
+        let mut keys = vec![0xffu8; shape.cache_bytes(count as u32) as usize];
+        let mut values = keys.clone();
         for (sequence, &length) in lengths.iter().enumerate() {
             for token in 0..length {
                 let block = blocks[sequence * MAX_BLOCKS + token / BLOCK_TOKENS as usize] as usize;
                 for kv_head in 0..shape.kv_heads as usize {
-                    let head = (block * shape.kv_heads as usize + kv_head) * dim * 32;
-                    for d in 0..dim {
-                        keys[head + (d / 8 * 32 + token % 32) * 8 + d % 8] = f16::from_f32(3.0 * random.float());
-                        values[head + token % 32 * dim + d] = f16::from_f32(random.float());
-                    }
+                    let head_bytes = shape.block_bytes() as usize / shape.kv_heads as usize;
+                    let head = (block * shape.kv_heads as usize + kv_head) * head_bytes..;
+                    let (keys, values) = (&mut keys[head.clone()][..head_bytes], &mut values[head][..head_bytes]);
+                    put_token(shape, &mut random, token % 32, [keys, values]);
                 }
             }
         }
@@ -128,7 +138,10 @@ impl World {
                 [cos, sin]
             })
             .collect();
-        let round = Compare::F16 { absolute: 1e-6, relative: 1e-3 };
+        let round = match shape.kv_type {
+            KvType::F16 => Compare::F16 { absolute: 1e-6, relative: 1e-3 },
+            KvType::Q8_0 => Compare::Quantized { head_dim: dim },
+        };
         World {
             rows: case.input(rows),
             blocks: case.input(&blocks),
@@ -152,6 +165,34 @@ impl World {
             k_gain: &self.k_gain,
             keys: &mut self.keys,
             values: &mut self.values,
+        }
+    }
+}
+
+/// Some key and value of a token in a block of a head.
+fn put_token(shape: &Shape, random: &mut Random, token: usize, [keys, values]: [&mut [u8]; 2]) {
+    let dim = shape.head_dim as usize;
+    let key_at = |d: usize| (d / 8 * 32 + token) * 8 + d % 8;
+    let value_at = |d: usize| token * dim + d;
+    let half = |bytes: &mut [u8], at: usize, value: f32| {
+        bytes[2 * at..2 * at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+    };
+    match shape.kv_type {
+        KvType::F16 => {
+            for d in 0..dim {
+                half(keys, key_at(d), 3.0 * random.float());
+                half(values, value_at(d), random.float());
+            }
+        }
+        KvType::Q8_0 => {
+            for d in 0..dim {
+                keys[key_at(d)] = 1 + random.below(255) as u8;
+                values[value_at(d)] = 1 + random.below(255) as u8;
+            }
+            for group in 0..dim / 32 {
+                half(keys, 16 * dim + group * 32 + token, 3.0 / 127.0 * random.float());
+                half(values, 16 * dim + token * (dim / 32) + group, random.float() / 127.0);
+            }
         }
     }
 }

@@ -13,6 +13,8 @@ pub enum Compare {
     Ignore,
     F32 { absolute: f32, relative: f32 },
     F16 { absolute: f32, relative: f32 },
+    /// Blocks of a cache in Q8_0: quants within one, since a value may stand half-way between two, scales within a rounding.
+    Quantized { head_dim: usize },
 }
 
 #[derive(Default)]
@@ -133,6 +135,18 @@ impl Compare {
                         .collect()
                 };
                 first_apart(&floats(expected), &floats(actual), absolute, relative)
+            }
+            Compare::Quantized { head_dim } => {
+                let mut blocks = expected.chunks(34 * head_dim).zip(actual.chunks(34 * head_dim)).enumerate();
+                blocks.find_map(|(index, (expected, actual))| {
+                    let ((expected, expected_scales), (actual, actual_scales)) =
+                        (expected.split_at(32 * head_dim), actual.split_at(32 * head_dim));
+                    let quant = (0..expected.len()).find(|&at| expected[at].abs_diff(actual[at]) > 1).map(|at| {
+                        format!(" block {index}, quant {at}: {} instead of {}", actual[at], expected[at])
+                    });
+                    let scales = Compare::F16 { absolute: 1e-7, relative: 1e-3 };
+                    quant.or_else(|| scales.difference(expected_scales, actual_scales))
+                })
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::fixtures::Fixture;
 use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::{Handle, queue};
 use hesper::engine::request::{Allowed, Constraints, Event, FinishReason, Request, SamplingParameters, Token};
-use hesper::engine::runner::{Options, Planned};
+use hesper::engine::runner::{KvType, Options, Planned};
 use hesper::engine::worker;
 use hesper::kernels::policy::Policy;
 use hesper::plan::ExecutorError;
@@ -78,7 +78,7 @@ fn request(fixture: &Fixture, index: u32, events: mpsc::UnboundedSender<Event>) 
     }
     Request {
         sampling,
-        max_tokens: 3 + index * 5 % 40,
+        max_tokens: 3 + index * 13 % 80,
         logprobs: (index % 7 == 0).then_some(2),
         constraint: (index % 8 == 5).then(odd_tokens),
         ..Request::new(prompt, events)
@@ -95,20 +95,20 @@ fn odd_tokens() -> Constraints {
     }))
 }
 
-fn assert_the_same_in_any_batch(policy: impl Fn(&hesper::gpu::Gpu) -> Policy) {
+fn assert_the_same_in_any_batch(kv_type: KvType, policy: impl Fn(&hesper::gpu::Gpu) -> Policy) {
     let fixture = Fixture::demo();
     let Some(policy) = device::gpu().map(|gpu| policy(&gpu)) else { return };
-    let options = Options { context_tokens: Some(CONTEXT), chunk_rows: 16, ..Options::alone(policy) };
+    let options = Options { context_tokens: Some(CONTEXT), chunk_rows: 16, kv_type, ..Options::alone(policy) };
     let Some(alone) = Engine::start(&fixture, options) else { return };
     let expected = alone.answers(&fixture);
     alone.end();
-    assert!(expected.iter().any(|(tokens, _)| tokens.len() > 35));
+    assert!(expected.iter().any(|(tokens, _)| tokens.len() > 70));
     for (index, (tokens, _)) in expected.iter().enumerate().filter(|(index, _)| index % 8 == 5) {
         assert!(tokens.iter().all(|token| token.id % 2 == 1), "{index}: the mask holds");
     }
     let all = Options { sequences: REQUESTS, chunk_rows: 64, ..options };
     // So few blocks that sequences lose theirs to others.
-    let few = Options { sequences: 20, chunk_rows: 32, cache_tokens: Some(CONTEXT + 128), ..options };
+    let few = Options { sequences: 8, chunk_rows: 32, cache_tokens: Some(96), ..options };
     for (what, options) in [("all at once", all), ("too few blocks", few)] {
         let Some(engine) = Engine::start(&fixture, options) else { return };
         let cold = engine.answers(&fixture);
@@ -116,7 +116,8 @@ fn assert_the_same_in_any_batch(policy: impl Fn(&hesper::gpu::Gpu) -> Policy) {
         let warm = engine.answers(&fixture);
         let stats = engine.handle.stats();
         assert!(stats.prefix_hit_tokens.get() > hits, "{what}: the second time prompts are found");
-        assert!(stats.batch_sum.get() > 4 * stats.steps.get(), "{what}: steps worked on many sequences");
+        let mean = stats.batch_sum.get() as f64 / stats.steps.get() as f64;
+        assert!(mean > 1.5, "{what}: steps worked on {mean} sequences");
         assert_eq!(stats.preemptions.get() > 0, options.sequences == few.sequences, "{what}");
         for (index, expected) in expected.iter().enumerate() {
             assert_eq!(cold[index], *expected, "{what}: request {index} with a cold cache");
@@ -128,11 +129,16 @@ fn assert_the_same_in_any_batch(policy: impl Fn(&hesper::gpu::Gpu) -> Policy) {
 
 #[test]
 fn a_request_gives_the_same_alone_and_in_any_batch() {
-    assert_the_same_in_any_batch(device::policy);
+    assert_the_same_in_any_batch(KvType::F16, device::policy);
 }
 
 /// What is chosen for GPUs holds to the same, on whatever device there is.
 #[test]
 fn the_geometry_of_gpus_gives_the_same_in_any_batch() {
-    assert_the_same_in_any_batch(|_| Policy::GPU);
+    assert_the_same_in_any_batch(KvType::F16, |_| Policy::GPU);
+}
+
+#[test]
+fn a_request_gives_the_same_in_any_batch_with_a_quantized_cache() {
+    assert_the_same_in_any_batch(KvType::Q8_0, device::policy);
 }

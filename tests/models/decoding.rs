@@ -4,7 +4,7 @@
 use crate::fixtures::Fixture;
 use crate::{device, every_row, load, nmse, synthetic};
 use hesper::engine::request::SamplingParameters;
-use hesper::engine::runner::Runner;
+use hesper::engine::runner::{KvType, Runner};
 use hesper::engine::solo::Solo;
 use hesper::kernels::policy::Policy;
 
@@ -16,11 +16,25 @@ fn fixtures() -> Vec<Fixture> {
     [Fixture::demo()].into_iter().chain(found.into_iter().map(Fixture::synthetic)).collect()
 }
 
+/// Those of them whose heads suit a quantized cache: of one group and of several.
+fn quantizable() -> Vec<Fixture> {
+    let names = ["qwen2-mqa-q8_0", "llama-factors-f16"];
+    let all = synthetic::all();
+    let found = names.map(|name| all.iter().find(|model| model.name == name).expect("it is in the list"));
+    [Fixture::demo()].into_iter().chain(found.into_iter().map(Fixture::synthetic)).collect()
+}
+
+/// Every case: a cache of each type, and models that suit it.
+fn cases() -> impl Iterator<Item = (KvType, Fixture)> {
+    let plain = fixtures().into_iter().map(|fixture| (KvType::F16, fixture));
+    plain.chain(quantizable().into_iter().map(|fixture| (KvType::Q8_0, fixture)))
+}
+
 /// A runner on the device at hand, and whether that is a CPU.
-fn runner(fixture: &Fixture, chunk_rows: u32) -> Option<(Runner, bool)> {
+fn runner(kv_type: KvType, fixture: &Fixture, chunk_rows: u32) -> Option<(Runner, bool)> {
     let gpu = device::gpu()?;
     let policy = device::policy(&gpu);
-    Some((load(&fixture.gguf, Box::new(gpu), chunk_rows, policy), policy.software))
+    Some((load(&fixture.gguf, Box::new(gpu), chunk_rows, policy, kv_type), policy.software))
 }
 
 /// `count` greedy tokens behind `prompt`, each with the logits it was chosen by.
@@ -71,8 +85,10 @@ fn differences(fixture: &Fixture, runner: &mut Runner, same: impl Fn(&[f32], &[f
 fn decoding_equals_evaluating_the_same_tokens_as_a_prompt() {
     let synthetic = synthetic::all();
     let mut failures = Vec::new();
-    for fixture in [Fixture::demo()].into_iter().chain(synthetic.iter().map(Fixture::synthetic)) {
-        let Some((mut runner, software)) = runner(&fixture, 16) else { return };
+    let all = [Fixture::demo()].into_iter().chain(synthetic.iter().map(Fixture::synthetic));
+    let quantized = quantizable().into_iter().map(|fixture| (KvType::Q8_0, fixture));
+    for (kv_type, fixture) in all.map(|fixture| (KvType::F16, fixture)).chain(quantized) {
+        let Some((mut runner, software)) = runner(kv_type, &fixture, 16) else { return };
         let same = |a: &[f32], b: &[f32]| if software { same_bits(a, b) } else { nmse(a, b) <= 1e-6 };
         failures.extend(differences(&fixture, &mut runner, same));
     }
@@ -84,9 +100,10 @@ fn decoding_equals_evaluating_the_same_tokens_as_a_prompt() {
 fn the_geometry_of_gpus_decodes_the_same() {
     let mut failures = Vec::new();
     // Each shape of heads is another kernel to compile, with barriers, which takes long on a CPU driver.
-    for fixture in fixtures().into_iter().take(2) {
+    let plain = fixtures().into_iter().take(2).map(|fixture| (KvType::F16, fixture));
+    for (kv_type, fixture) in plain.chain([(KvType::Q8_0, Fixture::demo())]) {
         let Some(gpu) = device::gpu() else { return };
-        let mut runner = load(&fixture.gguf, Box::new(gpu), 16, Policy::GPU);
+        let mut runner = load(&fixture.gguf, Box::new(gpu), 16, Policy::GPU, kv_type);
         failures.extend(differences(&fixture, &mut runner, |a, b| nmse(a, b) <= 1e-6));
     }
     assert!(failures.is_empty(), "{} tokens differ:\n{}", failures.len(), failures.join("\n"));
@@ -94,17 +111,17 @@ fn the_geometry_of_gpus_decodes_the_same() {
 
 #[test]
 fn chunks_of_any_size_give_the_same_bits() {
-    for fixture in fixtures() {
+    for (kv_type, fixture) in cases() {
         let prompt = &fixture.tokens[..53];
         let mut answers = Vec::new();
         for chunk_rows in [4, 16, 64] {
-            let Some((mut runner, _)) = runner(&fixture, chunk_rows) else { return };
+            let Some((mut runner, _)) = runner(kv_type, &fixture, chunk_rows) else { return };
             answers.push(generate(&mut runner, prompt, 3));
         }
         for other in &answers[1..] {
             for (position, (first, other)) in answers[0].iter().zip(other).enumerate() {
-                assert_eq!(first.0, other.0, "{}: token {position}", fixture.name);
-                assert!(same_bits(&first.1, &other.1), "{}: logits {position}", fixture.name);
+                assert_eq!(first.0, other.0, "{} in {kv_type}: token {position}", fixture.name);
+                assert!(same_bits(&first.1, &other.1), "{} in {kv_type}: logits {position}", fixture.name);
             }
         }
     }
@@ -112,13 +129,13 @@ fn chunks_of_any_size_give_the_same_bits() {
 
 #[test]
 fn a_replay_equals_the_first_run() {
-    for fixture in fixtures() {
-        let Some((mut runner, _)) = runner(&fixture, 16) else { return };
+    for (kv_type, fixture) in cases() {
+        let Some((mut runner, _)) = runner(kv_type, &fixture, 16) else { return };
         let first = generate(&mut runner, &fixture.tokens[..13], 12);
         // Another, longer request leaves its keys and values behind.
         let between = generate(&mut runner, &fixture.tokens[20..64], 20);
         assert_ne!(first[0].1, between[0].1, "{}: the other request is another", fixture.name);
         let again = generate(&mut runner, &fixture.tokens[..13], 12);
-        assert_eq!(first, again, "{}", fixture.name);
+        assert_eq!(first, again, "{} in {kv_type}", fixture.name);
     }
 }

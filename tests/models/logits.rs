@@ -2,6 +2,7 @@
 
 use crate::fixtures::{Fixture, POSITIONS};
 use crate::{device, every_row, load, nmse, synthetic};
+use hesper::engine::runner::{KvType, Options, Planned};
 use hesper::kernels::policy::Policy;
 use hesper::reference::Reference;
 
@@ -13,8 +14,12 @@ fn worst(fixture: &Fixture, logits: &[Vec<f32>]) -> f64 {
 }
 
 /// The bounds of the project: what is left is the cache's F16 and the order of sums.
-fn bound(fixture: &Fixture) -> f64 {
-    if fixture.quantized { 2e-5 } else { 1e-5 }
+fn bound(kv_type: KvType, fixture: &Fixture) -> f64 {
+    match kv_type {
+        KvType::F16 if fixture.quantized => 2e-5,
+        KvType::F16 => 1e-5,
+        KvType::Q8_0 => 1e-9,
+    }
 }
 
 /// Whether kernels get the geometry that suits the device, or that of a GPU.
@@ -24,15 +29,17 @@ enum Geometry {
     Gpu,
 }
 
-fn check(geometry: Geometry, fixtures: impl Iterator<Item = Fixture>) {
+fn check(geometry: Geometry, kv_type: KvType, fixtures: impl Iterator<Item = Fixture>) {
     let mut failures = Vec::new();
     for fixture in fixtures {
         let Some(gpu) = device::gpu() else { return };
         let policy = if geometry == Geometry::Device { device::policy(&gpu) } else { Policy::GPU };
-        let error = worst(&fixture, &every_row(&mut load(&fixture.gguf, Box::new(gpu), 64, policy), &fixture.tokens));
-        println!("{:<24} {error:.1e}", fixture.name);
-        if error.is_nan() || error > bound(&fixture) {
-            failures.push(format!("{}: {error:.1e} exceeds {:.0e}", fixture.name, bound(&fixture)));
+        let mut runner = load(&fixture.gguf, Box::new(gpu), 64, policy, kv_type);
+        let error = worst(&fixture, &every_row(&mut runner, &fixture.tokens));
+        println!("{:<24} {kv_type:<5} {error:.1e}", fixture.name);
+        let bound = bound(kv_type, &fixture);
+        if error.is_nan() || error > bound {
+            failures.push(format!("{} in {kv_type}: {error:.1e} exceeds {bound:.0e}", fixture.name));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -40,26 +47,45 @@ fn check(geometry: Geometry, fixtures: impl Iterator<Item = Fixture>) {
 
 #[test]
 fn the_demo_models_logits_are_llama_cpps() {
-    check(Geometry::Device, [Fixture::demo()].into_iter());
+    check(Geometry::Device, KvType::F16, [Fixture::demo()].into_iter());
 }
 
 #[test]
 fn every_formats_logits_are_llama_cpps() {
     let all = synthetic::all();
-    check(Geometry::Device, all.iter().filter(|model| model.shape.name == "qwen3-plain").map(Fixture::synthetic));
+    check(Geometry::Device, KvType::F16, all.iter().filter(|model| model.shape.name == "qwen3-plain").map(Fixture::synthetic));
 }
 
 #[test]
 fn odd_shapes_logits_are_llama_cpps() {
     let all = synthetic::all();
-    check(Geometry::Device, all.iter().filter(|model| model.shape.name != "qwen3-plain").map(Fixture::synthetic));
+    check(Geometry::Device, KvType::F16, all.iter().filter(|model| model.shape.name != "qwen3-plain").map(Fixture::synthetic));
 }
 
 #[test]
 fn the_geometry_of_gpus_gives_llama_cpps_logits() {
-    check(Geometry::Gpu, [Fixture::demo()].into_iter());
+    check(Geometry::Gpu, KvType::F16, [Fixture::demo()].into_iter());
     let all = synthetic::all();
-    check(Geometry::Gpu, all.iter().filter(|model| model.shape.name == "qwen3-plain").map(Fixture::synthetic));
+    check(Geometry::Gpu, KvType::F16, all.iter().filter(|model| model.shape.name == "qwen3-plain").map(Fixture::synthetic));
+}
+
+#[test]
+fn logits_with_a_quantized_cache_are_close_to_llama_cpps() {
+    let all = synthetic::all();
+    let names = ["qwen3-plain-f32", "qwen3-wide-f16", "qwen2-mqa-f16", "llama-factors-f16"];
+    let found = names.map(|name| all.iter().find(|model| model.name == name).expect("it is in the list"));
+    let fixtures = [Fixture::demo()].into_iter().chain(found.into_iter().map(Fixture::synthetic));
+    check(Geometry::Device, KvType::Q8_0, fixtures);
+    check(Geometry::Gpu, KvType::Q8_0, [Fixture::demo()].into_iter());
+}
+
+#[test]
+fn heads_that_no_quantized_cache_takes_are_refused() {
+    let model = synthetic::all().into_iter().find(|model| model.name == "llama-untied-f16").expect("it is in the list");
+    let options = Options { kv_type: KvType::Q8_0, ..Options::alone(Policy::SOFTWARE) };
+    let error = Planned::new(&Fixture::synthetic(&model).gguf, &options).err().expect("heads of 40 dimensions");
+    let text = "a head of 40 dimensions: a cache in q8_0 needs a multiple of 32; take --kv-type f16";
+    assert!(error.to_string().contains(text), "{error}");
 }
 
 /// The CPU executor runs the same plans. It is slow: two small models, half of the tokens.
@@ -68,9 +94,9 @@ fn the_references_logits_are_llama_cpps() {
     for name in ["qwen2-ragged-f16", "llama-biases-q8_0"] {
         let model = synthetic::all().into_iter().find(|model| model.name == name).expect("it is in the list");
         let fixture = Fixture::synthetic(&model);
-        let mut runner = load(&fixture.gguf, Box::new(Reference::default()), 32, Policy::SOFTWARE);
+        let mut runner = load(&fixture.gguf, Box::new(Reference::default()), 32, Policy::SOFTWARE, KvType::F16);
         let error = worst(&fixture, &every_row(&mut runner, &fixture.tokens[..32]));
         println!("{name:<24} {error:.1e}");
-        assert!(error <= bound(&fixture), "{name}: {error:.1e}");
+        assert!(error <= bound(KvType::F16, &fixture), "{name}: {error:.1e}");
     }
 }

@@ -8,14 +8,20 @@ mod fixtures;
 mod logits;
 mod synthetic;
 
-use hesper::engine::runner::{Options, Planned, Runner};
+use hesper::engine::runner::{KvType, Options, Planned, Runner};
 use hesper::gguf::Gguf;
 use hesper::kernels::policy::Policy;
 use hesper::plan::Executor;
 
 /// Loads a model onto an executor.
-fn load(gguf: &Gguf, executor: Box<dyn Executor + Send>, chunk_rows: u32, policy: Policy) -> Runner {
-    let options = Options { context_tokens: Some(128), chunk_rows, ..Options::alone(policy) };
+fn load(
+    gguf: &Gguf,
+    executor: Box<dyn Executor + Send>,
+    chunk_rows: u32,
+    policy: Policy,
+    kv_type: KvType,
+) -> Runner {
+    let options = Options { context_tokens: Some(128), chunk_rows, kv_type, ..Options::alone(policy) };
     let planned = Planned::new(gguf, &options).unwrap_or_else(|error| panic!("{error}"));
     planned.load(gguf, executor, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -256,6 +256,34 @@ fn exchange(mut stream: TcpStream, body: &Value) -> String {
 }
 
 #[test]
+fn a_deadline_ends_a_request_wherever_it_stands() {
+    if !with_device() {
+        return;
+    }
+    let server = Server::start(&["-m", MODEL, "--request-timeout", "60", "--ctx", "2000", "--chunk", "4"]);
+    // A prompt and an answer that take longer than a tenth of a second on any device that tests run on.
+    let body = |stream: bool| json!({"prompt": "a b c d ".repeat(200), "max_tokens": 1000, "ignore_eos": true, "logprobs": 5, "stream": stream});
+    let ask = |stream: bool| {
+        let path = format!("{COMPLETIONS} HTTP/1.1\r\nx-request-timeout: 0.1\r\nx-rest:");
+        let begin = Instant::now();
+        let connection = TcpStream::connect(&server.address).expect("it listens");
+        let answer = whole(connection, "POST", &path, &body(stream).to_string());
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+        answer
+    };
+    let answer = ask(false);
+    assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("deadline_exceeded"), "{answer}");
+    let answer = ask(true);
+    assert!(answer.contains("deadline_exceeded") && !answer.contains("[DONE]"), "{answer}");
+    let begin = Instant::now();
+    while server.get("/health").1["queue"] != json!({"waiting": 0, "running": 0}) {
+        assert!(begin.elapsed() < PATIENCE, "they go on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(server.post(COMPLETIONS, &request(false)).0, 200);
+}
+
+#[test]
 fn tls_is_served_and_its_health_asked() {
     if !with_device() {
         return;

@@ -1,7 +1,8 @@
 //! Which models a server has: one file, the files of a folder, or those that a TOML file lists.
 
+use super::super::flags::KvTypeName;
 use anyhow::{Context, Result, anyhow, bail};
-use hesper::engine::runner::SEQUENCES_MAX;
+use hesper::engine::runner::{KvType, SEQUENCES_MAX};
 use hesper::pull::{State, Store, model_name};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -26,6 +27,7 @@ pub struct Source {
     pub ctx: Option<u32>,
     pub parallel: Option<u32>,
     pub cache_tokens: Option<u32>,
+    pub kv_type: Option<KvType>,
     pub keep_alive: Option<KeepAlive>,
     pub pinned: bool,
 }
@@ -39,6 +41,7 @@ impl Source {
             ctx: None,
             parallel: None,
             cache_tokens: None,
+            kv_type: None,
             keep_alive: None,
             pinned: false,
         }
@@ -108,6 +111,7 @@ struct Listed {
     ctx: Option<u32>,
     parallel: Option<NonZeroU32>,
     cache_tokens: Option<NonZeroU32>,
+    kv_type: Option<KvTypeName>,
     keep_alive: Option<KeepAlive>,
     #[serde(default)]
     pinned: bool,
@@ -173,6 +177,7 @@ fn parse(text: &str, folder: &Path) -> Result<Vec<Source>> {
             ctx: listed.ctx,
             parallel: listed.parallel.map(NonZeroU32::get),
             cache_tokens: listed.cache_tokens.map(NonZeroU32::get),
+            kv_type: listed.kv_type.map(KvType::from),
             keep_alive: listed.keep_alive,
             pinned: listed.pinned,
         }
@@ -221,7 +226,7 @@ mod tests {
     #[test]
     fn a_list_says_everything_of_a_model() {
         let text = "[[model]]\nfile = \"a/Big-00001-of-00002.gguf\"\n\n[[model]]\nname = \"chat\"\nfile = \"/m/b.gguf\"\n\
-                    aliases = [\"x\"]\nctx = 2048\nparallel = 4\ncache_tokens = 9000\nkeep_alive = 60\npinned = true\n";
+                    aliases = [\"x\"]\nctx = 2048\nparallel = 4\ncache_tokens = 9000\nkv_type = \"q8_0\"\nkeep_alive = 60\npinned = true\n";
         let sources = parse(text, Path::new("/models")).expect("a list");
         assert_eq!(sources[0], Source::new("Big".to_owned(), "/models/a/Big-00001-of-00002.gguf".into()));
         assert_eq!(
@@ -233,6 +238,7 @@ mod tests {
                 ctx: Some(2048),
                 parallel: Some(4),
                 cache_tokens: Some(9000),
+                kv_type: Some(KvType::Q8_0),
                 keep_alive: Some(KeepAlive::For(Duration::from_secs(60))),
                 pinned: true,
             }
@@ -240,6 +246,7 @@ mod tests {
         check_names(&sources).expect("different names");
         for (text, part) in [
             ("[[model]]\nfile = \"a\"\ncolour = 1", "line 3: unknown field `colour`"),
+            ("[[model]]\nfile = \"a\"\nkv_type = \"q4_0\"", "unknown variant `q4_0`, expected `f16` or `q8_0`"),
             ("[[model]]\nname = \"a\"", "missing field `file`"),
             ("[[model]]\nfile = \"a\"\nkeep_alive = \"long\"", "give a time as"),
             ("model = 5", "line 1"),

@@ -10,7 +10,7 @@ use hesper::api::registry::{Entry, LoadError, Loaded, Loader, Progress};
 use hesper::engine::pace::SILENCE;
 use hesper::engine::queue::queue;
 use hesper::engine::request::ServedModel;
-use hesper::engine::runner::{Planned, Runner};
+use hesper::engine::runner::{KvType, Planned, Runner};
 use hesper::engine::worker;
 use hesper::gguf::Gguf;
 use hesper::gpu::{self, DeviceInfo, Gpu};
@@ -20,7 +20,7 @@ use hesper::text::Text;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,8 +47,8 @@ pub struct Library {
     device: DeviceInfo,
     /// What was opened to see whether the server can start at all.
     first: Mutex<Option<Opened>>,
-    /// Files whose kernels this process has checked already, with the time of their last change.
-    checked: Mutex<BTreeSet<(PathBuf, SystemTime)>>,
+    /// Files whose kernels this process has checked already, with the time of their last change and the cache's type.
+    checked: Mutex<BTreeSet<(PathBuf, SystemTime, KvType)>>,
     stop: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -124,11 +124,12 @@ impl Library {
             context_tokens: source.ctx.or(shared.context_tokens),
             sequences: source.parallel.unwrap_or(shared.sequences),
             cache_tokens: source.cache_tokens.or(shared.cache_tokens),
+            kv_type: source.kv_type.unwrap_or(shared.kv_type),
         };
-        let mut quiet = io::sink();
-        let mut loud = io::stdout();
-        let out: &mut dyn io::Write = if aloud { &mut loud } else { &mut quiet };
-        let planned = load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut &mut *out)?;
+        let planned = match aloud {
+            true => load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut Said)?,
+            false => load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut io::sink())?,
+        };
         load::check_vocabulary(gguf, text, &planned)?;
         Ok(planned)
     }
@@ -144,7 +145,7 @@ impl Library {
             bail!("{} is gone", self.device.label());
         }
         if self.sources.len() > 1 {
-            println!("Model {}", source.name);
+            writeln!(Said, "Model {}", source.name)?;
         }
         let planned = self.plan(source, &gguf, &text, true)?;
         Ok(Opened { gguf, text, gpu, planned })
@@ -153,7 +154,7 @@ impl Library {
     /// Loads what was opened. A file's kernels are checked once.
     fn load_opened(&self, source: &Source, opened: Opened, progress: &Progress) -> Result<(Runner, Text)> {
         let Opened { gguf, text, gpu, planned } = opened;
-        let key = (source.file.clone(), modified(&source.file));
+        let key = (source.file.clone(), modified(&source.file), planned.memory.kv_type);
         let mut flags = self.settings.device.clone();
         flags.skip_self_test |= self.checked.lock().unwrap_or_else(PoisonError::into_inner).contains(&key);
         let step = |step: Step| {
@@ -168,7 +169,7 @@ impl Library {
                 panic::resume_unwind(Box::new(Stopped));
             }
         };
-        let runner = load::load(planned, &gguf, gpu, &flags, &mut io::stdout(), step)?;
+        let runner = load::load(planned, &gguf, gpu, &flags, &mut Said, step)?;
         self.checked.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
         Ok((runner, text))
     }
@@ -229,6 +230,21 @@ impl Library {
             // What it panicked with is in the log.
             let _ = thread.join();
         }
+    }
+}
+
+/// The standard output, whose reader may be gone: that is no reason not to serve.
+struct Said;
+
+impl io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = io::stdout().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = io::stdout().flush();
+        Ok(())
     }
 }
 

@@ -126,11 +126,13 @@ impl Facts {
 /// The facts of all rules, which may name each other.
 pub(super) fn rule_facts(rules: &[Node]) -> Vec<Facts> {
     let mut facts = vec![Facts::NOTHING; rules.len()];
-    loop {
-        let next: Vec<Facts> = rules.iter().map(|rule| Facts::of(rule, &facts)).collect();
-        if next == facts {
-            return facts;
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for (number, rule) in rules.iter().enumerate().rev() {
+            let now = Facts::of(rule, &facts);
+            changed |= std::mem::replace(&mut facts[number], now) != now;
         }
-        facts = next;
     }
+    facts
 }

@@ -42,13 +42,16 @@ pub(super) fn write(rules: &[Node]) -> String {
 /// Which rules neither recur nor name tokens.
 fn regular(rules: &[Node]) -> Vec<bool> {
     let mut regular = vec![false; rules.len()];
-    loop {
-        let next: Vec<bool> = rules.iter().map(|rule| is_regular(rule, &regular)).collect();
-        if next == regular {
-            return regular;
+    let mut changed = true;
+    while changed {
+        changed = false;
+        // Rules mostly name later ones.
+        for (number, rule) in rules.iter().enumerate().rev() {
+            let now = regular[number] || is_regular(rule, &regular);
+            changed |= std::mem::replace(&mut regular[number], now) != now;
         }
-        regular = next;
     }
+    regular
 }
 
 fn is_regular(node: &Node, rules: &[bool]) -> bool {
@@ -67,7 +70,7 @@ fn follow(rules: &[Node], facts: &[Facts]) -> Vec<Bytes> {
     loop {
         let before = follow.clone();
         for (number, rule) in rules.iter().enumerate() {
-            spread(rule, before[number], facts, &mut follow);
+            spread(rule, follow[number], facts, &mut follow);
         }
         if follow == before {
             return follow;
