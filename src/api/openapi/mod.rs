@@ -10,6 +10,7 @@ pub mod completion;
 mod neutral;
 mod operations;
 pub mod output;
+pub mod response;
 pub mod responses;
 #[cfg(test)]
 mod samples;

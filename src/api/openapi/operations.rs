@@ -6,6 +6,7 @@ use super::{
     completion::{Completion, CompletionRequest},
     json_body, json_response,
     output::OutputFields,
+    response::Response,
     responses,
     server::{
         ChatCompletionList, Deleted, Health, InputItemList, MessageList, MetadataRequest, Model, ModelList, ModelName,
@@ -127,11 +128,11 @@ fn responses(parts: &mut Parts) {
     parts.allow_nulls::<responses::ReasoningPart>();
     let create = operation("createResponse", "Responses", "Answer input items")
         .request_body(json_body(request))
-        .response("200", streamed::<responses::Response>(parts, EVENTS));
+        .response("200", streamed::<Response>(parts, EVENTS));
     let create = parts.errors::<Error>(create, GENERATION_ERRORS);
     parts.add(HttpMethod::Post, "/v1/responses", create);
 
-    let response = parts.schema::<responses::Response>();
+    let response = parts.schema::<Response>();
     let no = || ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([false])).build();
     let one = operation("retrieveResponse", "Responses", "Get a stored response")
         .parameter(path_id("A response's id."))
