@@ -271,11 +271,7 @@ async fn content_types() {
 #[tokio::test]
 async fn unknown_paths_and_methods() {
     let state = saying("");
-<<<<<<< HEAD
-    for path in ["/v1", "/v1/chat", "/v1/embeddings", "/health/x"] {
-=======
     for path in ["/page", "/v1", "/v1/chat", "/v1/embeddings", "/health/x"] {
->>>>>>> page
         let answer = get(&state, path).await;
         assert_eq!((answer.status.as_u16(), answer.error_param()), (404, None), "{path}");
     }
