@@ -90,7 +90,17 @@ fn page() -> Vec<Parameter> {
 
 fn streamed<T: ToSchema>(parts: &mut Parts, description: &str) -> utoipa::openapi::ResponseBuilder {
     let answer = parts.schema::<T>();
-    json_response(description, answer).content(STREAM, Content::new(Some(text())))
+    json_response(description, answer).content(STREAM, Content::new(Some(event())))
+}
+
+/// One server-sent event.
+fn event() -> Object {
+    ObjectBuilder::new()
+        .property("data", text())
+        .property("event", text())
+        .required("data")
+        .description(Some("An event. Its data are JSON, but for the last event `[DONE]` of chats and completions."))
+        .build()
 }
 
 fn generation(parts: &mut Parts) {
