@@ -43,7 +43,7 @@ step_page() {
   has_browser || must_skip "no Chromium or Chrome (HESPER_BROWSER names one)"
   setup_page
   serve_for_page page --max-queue 1 --parallel 1
-  limit 300 "$PAGE/bin/python" tests/page/check.py "http://127.0.0.1:$PORT" --api-key "$PAGE_KEY" \
+  PYTHONDONTWRITEBYTECODE=1 limit 300 "$PAGE/bin/python" tests/page/check.py "http://127.0.0.1:$PORT" --api-key "$PAGE_KEY" \
     --axe "$PAGE/node_modules/axe-core/axe.min.js" --screenshots target/page
   stop_server
   say "screenshots to look at: target/page"
@@ -70,4 +70,4 @@ generated_requests() {
 step_requests() { generated_requests 300 300 --seed 1 --max-examples 20 --phases examples,fuzzing; }
 
 # Ten thousand, others every time
-step_schemathesis() { generated_requests 7200 10000 --max-examples "${HESPER_EXAMPLES:-400}" --continue-on-failure; }
+step_schemathesis() { generated_requests 7200 10000 --max-examples "${HESPER_EXAMPLES:-200}" --continue-on-failure; }

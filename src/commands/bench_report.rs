@@ -279,6 +279,7 @@ mod tests {
             model_bytes: 3 << 20,
             parameters: 2_500_000,
             chunk: 64,
+            kv_type: "f16",
         };
         let case = Case { depth: 0, prompt: 10, generated: 0 };
         let samples = vec![Duration::from_millis(500), Duration::from_millis(250)];

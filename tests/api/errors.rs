@@ -271,12 +271,18 @@ async fn content_types() {
 #[tokio::test]
 async fn unknown_paths_and_methods() {
     let state = saying("");
-    for path in ["/", "/v1", "/v1/chat", "/v1/embeddings", "/health/x"] {
+    for path in ["/page", "/v1", "/v1/chat", "/v1/embeddings", "/health/x"] {
         let answer = get(&state, path).await;
         assert_eq!((answer.status.as_u16(), answer.error_param()), (404, None), "{path}");
     }
-    for (method, path, allowed) in [("PUT", CHAT, "POST"), ("DELETE", "/v1/models", "GET"), ("POST", "/health", "GET")]
-    {
+    let wrong = [
+        ("PUT", CHAT, "POST"),
+        ("DELETE", "/v1/models", "GET"),
+        ("POST", "/health", "GET"),
+        ("POST", "/", "GET"),
+        ("POST", "/openapi.json", "GET"),
+    ];
+    for (method, path, allowed) in wrong {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         let answer = send(&state, request).await;
         assert_eq!((answer.status.as_u16(), answer.error_param()), (405, None), "{path}");

@@ -19,6 +19,11 @@ async fn documented(state: &State) -> BTreeSet<String> {
     assert_eq!((answer.status.as_u16(), answer.headers["content-type"].to_str().unwrap()), (200, "application/json"));
     let document = answer.json();
     assert_eq!(document["openapi"], "3.1.0");
+    let tags: BTreeSet<&str> =
+        document["tags"].as_array().unwrap().iter().map(|tag| tag["name"].as_str().unwrap()).collect();
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+    assert_eq!(operations.map(|operation| operation["tags"][0].as_str().unwrap()).collect::<BTreeSet<_>>(), tags);
     let paths = document["paths"].as_object().expect("paths");
     let methods = |(path, item): (&String, &Value)| {
         let names: Vec<String> = item.as_object().unwrap().keys().cloned().collect();

@@ -79,7 +79,7 @@ fn request(fixture: &Fixture, index: u32, events: mpsc::UnboundedSender<Event>) 
     Request {
         sampling,
         max_tokens: 3 + index * 13 % 80,
-        logprobs: (index % 7 == 0).then_some(2),
+        logprobs: index.is_multiple_of(7).then_some(2),
         constraint: (index % 8 == 5).then(odd_tokens),
         ..Request::new(prompt, events)
     }

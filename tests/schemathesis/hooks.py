@@ -25,12 +25,14 @@ def map_body(context, body):
         return body
     if isinstance(body.get("model"), str):
         body["model"] = MODEL
-    for name, most in LIMITS.items():
-        if is_integer(body.get(name)) and body[name] > most:
-            body[name] = most
     schema = context.operation.definition.raw["requestBody"]["content"].get("application/json", {}).get("schema", {})
     name = schema.get("$ref", "").rsplit("/")[-1]
     known = context.operation.schema.raw_schema["components"]["schemas"].get(name, {})
+    for name, most in LIMITS.items():
+        # What is beyond the documented range must be refused.
+        allowed = known.get("properties", {}).get(name, {}).get("maximum", 0)
+        if is_integer(body.get(name)) and most < body[name] <= allowed:
+            body[name] = most
     names = [name for name in ANSWER_LIMITS if name in known.get("properties", {})]
     # Where it is required, its absence is what is tested.
     if names and not any(name in body or name in known.get("required", []) for name in names):

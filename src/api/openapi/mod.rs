@@ -10,6 +10,7 @@ pub mod completion;
 mod neutral;
 mod operations;
 pub mod output;
+pub mod response;
 pub mod responses;
 #[cfg(test)]
 mod samples;
@@ -24,7 +25,7 @@ use utoipa::{
     ToSchema,
     openapi::{
         Components, ComponentsBuilder, Content, HttpMethod, Info, OpenApi, OpenApiBuilder, PathItem, PathsBuilder, Ref,
-        RefOr, Required, ResponseBuilder, Schema, Type,
+        RefOr, Required, ResponseBuilder, Schema, Tag, Type,
         header::HeaderBuilder,
         path::OperationBuilder,
         request_body::RequestBodyBuilder,
@@ -34,6 +35,17 @@ use utoipa::{
 };
 
 const KEY: &str = "key";
+
+/// Groups of endpoints, in the order in which they are shown.
+const TAGS: [&str; 7] = [
+    "Generation",
+    "Responses",
+    "Messages (Anthropic)",
+    "Stored completions",
+    "Tokens and templates",
+    "Models",
+    "Server",
+];
 
 /// The document's parts as endpoints are added.
 #[derive(Default)]
@@ -153,6 +165,7 @@ pub fn document() -> OpenApi {
     );
     OpenApiBuilder::new()
         .info(info)
+        .tags(Some(TAGS.map(Tag::new)))
         .paths(paths)
         .components(Some(components))
         // The second, empty one says that a key may not be needed.

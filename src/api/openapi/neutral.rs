@@ -79,6 +79,10 @@ pub fn summarized() -> Object {
     only(&[json!("summarized")])
 }
 
+pub fn direct_caller() -> Object {
+    only(&[json!({"type": "direct"})])
+}
+
 pub fn direct() -> Object {
     only(&[json!(["direct"])])
 }

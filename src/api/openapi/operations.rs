@@ -6,6 +6,7 @@ use super::{
     completion::{Completion, CompletionRequest},
     json_body, json_response,
     output::OutputFields,
+    response::Response,
     responses,
     server::{
         ChatCompletionList, Deleted, Health, InputItemList, MessageList, MetadataRequest, Model, ModelList, ModelName,
@@ -89,7 +90,17 @@ fn page() -> Vec<Parameter> {
 
 fn streamed<T: ToSchema>(parts: &mut Parts, description: &str) -> utoipa::openapi::ResponseBuilder {
     let answer = parts.schema::<T>();
-    json_response(description, answer).content(STREAM, Content::new(Some(text())))
+    json_response(description, answer).content(STREAM, Content::new(Some(event())))
+}
+
+/// One server-sent event.
+fn event() -> Object {
+    ObjectBuilder::new()
+        .property("data", text())
+        .property("event", text())
+        .required("data")
+        .description(Some("An event. Its data are JSON, but for the last event `[DONE]` of chats and completions."))
+        .build()
 }
 
 fn generation(parts: &mut Parts) {
@@ -127,11 +138,11 @@ fn responses(parts: &mut Parts) {
     parts.allow_nulls::<responses::ReasoningPart>();
     let create = operation("createResponse", "Responses", "Answer input items")
         .request_body(json_body(request))
-        .response("200", streamed::<responses::Response>(parts, EVENTS));
+        .response("200", streamed::<Response>(parts, EVENTS));
     let create = parts.errors::<Error>(create, GENERATION_ERRORS);
     parts.add(HttpMethod::Post, "/v1/responses", create);
 
-    let response = parts.schema::<responses::Response>();
+    let response = parts.schema::<Response>();
     let no = || ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([false])).build();
     let one = operation("retrieveResponse", "Responses", "Get a stored response")
         .parameter(path_id("A response's id."))

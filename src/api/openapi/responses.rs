@@ -1,7 +1,7 @@
-//! Schemas of `/v1/responses`.
+//! Schemas of what `/v1/responses` takes.
 
 use super::{
-    chat::{ChatTokenLogprob, Effort, FunctionKind},
+    chat::{Effort, FunctionKind},
     neutral,
     output::{JsonObjectKind, JsonSchema, JsonSchemaKind, TextFormat},
 };
@@ -329,6 +329,12 @@ pub struct InputCall {
     pub name: String,
     #[schema(examples("{\"city\": \"Oslo\"}"))]
     pub arguments: String,
+    #[schema(schema_with = neutral::direct_caller)]
+    pub caller: Option<Value>,
+    #[schema(schema_with = neutral::absent)]
+    pub namespace: Option<Value>,
+    #[schema(rename = "async", schema_with = neutral::no)]
+    pub asynchronous: Option<Value>,
 }
 
 #[derive(ToSchema)]
@@ -425,119 +431,4 @@ pub struct ReasoningPart {
 #[schema(rename_all = "snake_case")]
 pub enum ReasoningPartKind {
     ReasoningText,
-}
-
-/// A response. Besides these it repeats fields of its request.
-#[derive(ToSchema)]
-pub struct Response {
-    pub id: String,
-    #[schema(examples("response"))]
-    pub object: String,
-    /// Seconds since 1970.
-    pub created_at: u64,
-    pub status: ResponseStatus,
-    #[schema(required)]
-    pub completed_at: Option<u64>,
-    #[schema(required)]
-    pub error: Option<ResponseError>,
-    #[schema(required)]
-    pub incomplete_details: Option<IncompleteDetails>,
-    pub model: String,
-    pub output: Vec<OutputItem>,
-    #[schema(value_type = Object)]
-    pub metadata: Map<String, Value>,
-    #[schema(required)]
-    pub usage: Option<ResponseUsage>,
-}
-
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-pub enum ResponseStatus {
-    InProgress,
-    Completed,
-    Incomplete,
-    Failed,
-}
-
-#[derive(ToSchema)]
-pub struct ResponseError {
-    pub code: String,
-    pub message: String,
-}
-
-#[derive(ToSchema)]
-pub struct IncompleteDetails {
-    #[schema(examples("max_output_tokens"))]
-    pub reason: String,
-}
-
-#[derive(ToSchema)]
-#[serde(untagged)]
-pub enum OutputItem {
-    Message(OutputMessage),
-    Call(OutputCall),
-    Reasoning(OutputReasoning),
-}
-
-#[derive(ToSchema)]
-pub struct OutputMessage {
-    pub id: String,
-    #[schema(rename = "type")]
-    pub kind: MessageKind,
-    pub status: ItemStatus,
-    pub role: super::chat::AssistantRole,
-    pub content: Vec<OutputText>,
-}
-
-#[derive(ToSchema)]
-pub struct OutputText {
-    #[schema(rename = "type", examples("output_text"))]
-    pub kind: String,
-    pub text: String,
-    pub annotations: Vec<Value>,
-    pub logprobs: Vec<ChatTokenLogprob>,
-}
-
-#[derive(ToSchema)]
-pub struct OutputCall {
-    pub id: String,
-    #[schema(rename = "type")]
-    pub kind: CallKind,
-    pub status: ItemStatus,
-    pub call_id: String,
-    pub name: String,
-    pub arguments: String,
-}
-
-#[derive(ToSchema)]
-pub struct OutputReasoning {
-    pub id: String,
-    #[schema(rename = "type")]
-    pub kind: ReasoningKind,
-    pub status: ItemStatus,
-    pub summary: Vec<Value>,
-    pub content: Vec<ReasoningText>,
-}
-
-#[derive(ToSchema)]
-pub struct ReasoningText {
-    #[schema(rename = "type")]
-    pub kind: ReasoningPartKind,
-    pub text: String,
-}
-
-#[derive(ToSchema)]
-pub struct ResponseUsage {
-    pub input_tokens: u64,
-    pub input_tokens_details: InputTokensDetails,
-    pub output_tokens: u64,
-    pub output_tokens_details: super::shared::CompletionTokensDetails,
-    pub total_tokens: u64,
-}
-
-#[derive(ToSchema)]
-pub struct InputTokensDetails {
-    /// Tokens of the prompt whose keys and values were already in the cache.
-    pub cached_tokens: u64,
-    pub cache_write_tokens: u64,
 }

@@ -146,7 +146,7 @@ function endpoint(method, path, operation) {
 function show() {
   at("version").textContent = root.info.version;
   at("description").textContent = plain(root.info.description);
-  const byTag = new Map();
+  const byTag = new Map((root.tags ?? []).map(({ name }) => [name, []]));
   for (const [path, item] of Object.entries(root.paths)) {
     for (const [method, operation] of Object.entries(item)) {
       const tag = operation.tags?.[0] ?? "Other";

@@ -3,7 +3,7 @@
 //! They are files of this folder, part of the binary. They hold no data, ask no other host for anything and run no
 //! script but their own, which the content security policy holds.
 
-use super::{State, error::ApiError, identifiers::fingerprint, openapi};
+use super::{State, error::ApiError, guard, identifiers::fingerprint, openapi};
 use axum::{
     Router,
     extract::OriginalUri,
@@ -57,7 +57,7 @@ pub fn routes(pages: bool) -> Router<State> {
             path => router.route(path, get(async move |headers: HeaderMap| file(&headers, kind, content, &etag))),
         };
     }
-    router
+    router.method_not_allowed_fallback(guard::no_such_method)
 }
 
 /// The chat page below a prefix: at `PREFIX/`, so that what it names relative to itself is found, and `PREFIX` leads there.
