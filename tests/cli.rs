@@ -145,7 +145,7 @@ fn a_budget_too_small_is_refused_with_figures() {
     let output = command.output().expect("it starts");
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert_holds(&stderr, &["error: the model does not fit", "4.0 MiB", "--memory-budget", "--ctx"]);
+    assert_holds(&stderr, &["error: the model does not fit", "4.0 MiB", "--memory-budget", "--ctx", "--kv-type q8_0"]);
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(text(&output.stdout).starts_with("Device "), "the device comes first");
 }
@@ -193,6 +193,9 @@ fn files_are_looked_into_without_a_device() {
     let [_, _, dispatches, barriers, bytes] = numbers[..] else { panic!("{layers}") };
     assert!((1..=8).contains(&dispatches) && (1..=8).contains(&barriers) && bytes > 500_000, "{layers}");
     assert_holds(&deviceless(&["plan", "-m", MODEL, "--mode", "prefill", "--rows", "16"]), &["prefill rows=16"]);
+    assert!(plan.contains(" attend  ") && !plan.contains("attend_q8_0"), "{plan}");
+    let quantized = ["plan", "-m", MODEL, "--mode", "prefill", "--rows", "16", "--kv-type", "q8_0"];
+    assert_holds(&deviceless(&quantized), &[" rope_store_q8_0 ", " attend_q8_0 "]);
     let words = "Hello <|im_end|>";
     assert_holds(&deviceless(&["tokenize", "-m", MODEL, words]), &["-> \"Hello\"", "-> \"<|im_end|>\""]);
     let special: Vec<u32> = ids(&deviceless(&["tokenize", "-m", MODEL, "--ids", words]));
@@ -275,7 +278,7 @@ fn bench_reports_each_test() {
     }
     let arguments = ["bench", "-m", MODEL, "-p", "8", "-n", "4", "-r", "2", "-d", "0,3", "--allow-software", "-o"];
     let mut json = hesper(&arguments);
-    json.arg("json");
+    json.args(["json", "--kv-type", "q8_0"]);
     let printed = succeed(json);
     let tests: Vec<serde_json::Value> = serde_json::from_str(&printed).expect("JSON");
     let numbers = |name: &str| tests.iter().map(|test| test[name].as_u64().expect("a number")).collect::<Vec<_>>();
@@ -284,6 +287,7 @@ fn bench_reports_each_test() {
     assert_eq!(numbers("n_depth"), [0, 0, 3, 3]);
     for test in &tests {
         assert_eq!(test["samples_ns"].as_array().map(Vec::len), Some(2));
+        assert_eq!((&test["type_k"], &test["type_v"]), (&"q8_0".into(), &"q8_0".into()));
         assert!(test["avg_ts"].as_f64().is_some_and(|rate| rate > 0.1), "{test}");
     }
     let mut table = hesper(&arguments);

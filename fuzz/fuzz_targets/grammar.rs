@@ -37,7 +37,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     for grammar in schema.into_iter().chain(others) {
         let Ok(compiled) = TEXT.grammars().and_then(|grammars| grammars.compile(&grammar)) else { continue };
         let mut mask = vec![0; TEXT.vocabulary_size().div_ceil(32)];
-        let masked = TEXT.answer_rules(None, Body::Grammar(compiled)).begin().allowed(None, &mut mask);
+        let masked = TEXT.answer_rules(None, Body::Grammar(Box::new(compiled))).begin().allowed(None, &mut mask);
         assert!(masked.is_err() || mask.iter().any(|word| *word != 0), "{grammar:?}");
     }
 });

@@ -17,6 +17,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO = "models/hesper-demo-Q8_0.gguf"
+STARTED = []  # servers that may still run
 
 
 class Failed(Exception):
@@ -39,11 +40,20 @@ def arguments(about, **numbers):
 
 
 def run(script):
-    """Calls `script`; a failure is a message and exit code 1."""
+    """Calls `script`; a failure is a message and exit code 1. SIGTERM ends it with its servers."""
+    signal.signal(signal.SIGTERM, end_all)
     try:
         script()
     except Failed as failure:
         sys.exit(f"error: {failure}")
+
+
+def end_all(*_):
+    """An exception would not do: raised in the midst of asyncio's loop it may leave a task that never ends."""
+    for server in STARTED:
+        server.signal(signal.SIGKILL)
+    print("error: ended by SIGTERM", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def check(true, message):
@@ -65,6 +75,7 @@ class Server:
         self.log = tempfile.TemporaryFile(mode="w+b")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         start_new_session=True)
+        STARTED.append(self)
 
     def wait_until_ready(self, seconds=600):
         end = time.monotonic() + seconds
@@ -125,6 +136,8 @@ class Server:
     def kill(self):
         self.signal(signal.SIGKILL)
         self.process.wait()
+        if self in STARTED:
+            STARTED.remove(self)
 
     def kill_after(self, seconds):
         """Kills what is left of it so long after a signal."""
@@ -137,7 +150,8 @@ class Server:
 def hesper(options, *flags, port=None):
     """`hesper serve` with the model and these flags, ready; killed at the block's end if it still runs."""
     port = port or free_port()
-    command = [*shlex.split(options.hesper), "serve", "-m", options.model, "--port", str(port), "--allow-software", *flags]
+    command = [*shlex.split(options.hesper), "serve", "-m", options.model, "--port", str(port), "--allow-software",
+               "--skip-self-test", *flags]
     server = Server(command, port)
     try:
         yield server.wait_until_ready()

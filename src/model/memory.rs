@@ -208,9 +208,10 @@ impl MemoryPlan {
         if self.total_bytes() <= self.budget_bytes {
             return Ok(());
         }
+        let halve = if self.kv_type == KvType::F16 { ", halve the KV cache with --kv-type q8_0" } else { "" };
         Err(ModelError::Budget(format!(
-            "the model does not fit: it needs {self}. Give it more with --memory-budget, shorten the context with --ctx, \
-             or take a smaller or more strongly quantized model"
+            "the model does not fit: it needs {self}. Give it more with --memory-budget, shorten the context with --ctx\
+             {halve}, or take a smaller or more strongly quantized model"
         )))
     }
 }

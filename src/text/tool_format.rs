@@ -123,7 +123,8 @@ impl ToolFormat {
                 let marker = self.marker();
                 format!(
                     "begun call {more} | PLAIN?\nbegun[suffix=\"{marker}\"]: /(.|\\n)*/\n\
-                     PLAIN: /(.|\\n)+/ & ~/(.|\\n)*{marker}(.|\\n)*/"
+                     PLAIN: /(.|\\n)+/ & ~/(.|\\n)*{}(.|\\n)*/",
+                    super::gbnf::escape_regex(marker)
                 )
             }
         };

@@ -39,7 +39,7 @@ fn draw(request: Request) {
                 request.stop_tokens.contains(id) || matches!(text().token_bytes(*id)[..], [b'"' | b'}' | b']'])
             };
             let near: Vec<u32> = allowed.iter().copied().filter(ends).collect();
-            let from = if near.is_empty() || random(&mut seed) % 2 == 0 { &allowed } else { &near };
+            let from = if near.is_empty() || random(&mut seed).is_multiple_of(2) { &allowed } else { &near };
             let id = from[(random(&mut seed) % from.len() as u64) as usize];
             if request.stop_tokens.contains(&id) {
                 reason = FinishReason::Stop;

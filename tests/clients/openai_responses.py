@@ -77,7 +77,8 @@ def events_come_in_order_and_add_up(server):
 
 
 def the_stream_helper_accumulates(server):
-    with client(server).responses.stream(model=server.model, input="What is the capital of Norway?", temperature=0) as stream:
+    fields = {"model": server.model, "input": "What is the capital of Norway?", "temperature": 0}
+    with client(server).responses.stream(**fields) as stream:
         assert stream.get_final_response().output_text == "Oslo."
 
 

@@ -79,7 +79,7 @@ fn request(fixture: &Fixture, index: u32, events: mpsc::UnboundedSender<Event>) 
     Request {
         sampling,
         max_tokens: 3 + index * 13 % 80,
-        logprobs: (index % 7 == 0).then_some(2),
+        logprobs: index.is_multiple_of(7).then_some(2),
         constraint: (index % 8 == 5).then(odd_tokens),
         ..Request::new(prompt, events)
     }
@@ -112,16 +112,21 @@ fn assert_the_same_in_any_batch(kv_type: KvType, policy: impl Fn(&hesper::gpu::G
     for (what, options) in [("all at once", all), ("too few blocks", few)] {
         let Some(engine) = Engine::start(&fixture, options) else { return };
         let cold = engine.answers(&fixture);
-        let hits = engine.handle.stats().prefix_hit_tokens.get();
-        let warm = engine.answers(&fixture);
         let stats = engine.handle.stats();
-        assert!(stats.prefix_hit_tokens.get() > hits, "{what}: the second time prompts are found");
         let mean = stats.batch_sum.get() as f64 / stats.steps.get() as f64;
         assert!(mean > 1.5, "{what}: steps worked on {mean} sequences");
         assert_eq!(stats.preemptions.get() > 0, options.sequences == few.sequences, "{what}");
         for (index, expected) in expected.iter().enumerate() {
             assert_eq!(cold[index], *expected, "{what}: request {index} with a cold cache");
-            assert_eq!(warm[index], *expected, "{what}: request {index} with a warm cache");
+        }
+        // Once is enough with each kind of cache: this is the slowest of all tests.
+        if options.sequences == REQUESTS {
+            let hits = stats.prefix_hit_tokens.get();
+            let warm = engine.answers(&fixture);
+            assert!(stats.prefix_hit_tokens.get() > hits, "{what}: the second time prompts are found");
+            for (index, expected) in expected.iter().enumerate() {
+                assert_eq!(warm[index], *expected, "{what}: request {index} with a warm cache");
+            }
         }
         engine.end();
     }

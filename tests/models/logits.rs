@@ -1,6 +1,6 @@
 //! Logits against llama.cpp's on the same weights, dequantized.
 
-use crate::fixtures::{Fixture, POSITIONS};
+use crate::fixtures::{DEMO, Fixture, POSITIONS};
 use crate::{device, every_row, load, nmse, synthetic};
 use hesper::engine::runner::{KvType, Options, Planned};
 use hesper::kernels::policy::Policy;
@@ -13,12 +13,15 @@ fn worst(fixture: &Fixture, logits: &[Vec<f32>]) -> f64 {
     errors.fold(0.0, |worst, error| if error > worst || error.is_nan() { error } else { worst })
 }
 
-/// The bounds of the project: what is left is the cache's F16 and the order of sums.
+/// The bounds of the project: what is left is the cache's F16 and the order of sums. A cache in Q8_0 costs more: about twice
+/// what llama.cpp's own costs it on these models, which is 9e-6 with the demo model and 5e-5 to 9e-5 with random weights
+/// (llama.cpp of Debian sid, CPU, 2026-11-21; Hesper: 8e-6 and 4e-5 to 8e-5).
 fn bound(kv_type: KvType, fixture: &Fixture) -> f64 {
     match kv_type {
         KvType::F16 if fixture.quantized => 2e-5,
         KvType::F16 => 1e-5,
-        KvType::Q8_0 => 1e-9,
+        KvType::Q8_0 if fixture.name == DEMO => 2e-5,
+        KvType::Q8_0 => 2e-4,
     }
 }
 

@@ -66,8 +66,8 @@ impl Batch<'_> {
         let sampling = layout.place(executor, bytemuck::cast_slice(&sampling));
         let biases = layout.place(executor, bytemuck::cast_slice(&self.biases()));
         let mut counts = layout.place(executor, bytemuck::cast_slice(&self.counts()));
-        let masks = layout.skip(sequences * self.vocabulary().div_ceil(32) * 4);
-        let clock = layout.skip(8);
+        let masks = layout.place(executor, &vec![0; sequences * self.vocabulary().div_ceil(32) * 4]);
+        let clock = layout.place(executor, &[0; 8]);
         let mut ring = layout.skip(sequences * 4);
         let mut scratch = layout.skip(sequences * self.vocabulary() * 8);
         let mut builder = Builder::default();
