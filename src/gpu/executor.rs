@@ -188,7 +188,8 @@ impl Gpu {
     }
 
     fn times_by_waits(&mut self, commands: &[Ready]) -> Result<Vec<f64>, ExecutorError> {
-        let mut nothing = (0..EMPTY_SUBMISSIONS).map(|_| self.submit_and_wait_us(&[])).collect::<Result<Vec<_>, _>>()?;
+        let mut nothing =
+            (0..EMPTY_SUBMISSIONS).map(|_| self.submit_and_wait_us(&[])).collect::<Result<Vec<_>, _>>()?;
         nothing.sort_by(f64::total_cmp);
         let nothing_us = nothing[nothing.len() / 2];
         let dispatches = commands.iter().filter(|command| matches!(command, Ready::Dispatch { .. }));

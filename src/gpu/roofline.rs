@@ -104,7 +104,8 @@ impl Probe<'_> {
         let mut steps = 256;
         loop {
             let args = fma::Args { y: &mut y, steps, factor: 0.5, addend: 1.0 };
-            let time_us = self.best_us(fma::dispatch(&fma::FMA, fma::Spec { local_size: lanes }, args, [groups, 1, 1]))?;
+            let time_us =
+                self.best_us(fma::dispatch(&fma::FMA, fma::Spec { local_size: lanes }, args, [groups, 1, 1]))?;
             if time_us >= FMA_US || steps >= STEPS_MAX {
                 return Ok((2 * CHAINS * u64::from(steps) * all) as f64 / 1e3 / time_us);
             }

@@ -130,6 +130,12 @@ impl Profile {
         }
     }
 
+    /// The least microseconds of all lines, each held against what bounds it.
+    pub fn least_us(&self, roofline: &Roofline) -> f64 {
+        let least = |line: &Line| roofline.least_us(line.dispatches, line.bytes, line.flops).0;
+        self.lines.iter().map(least).sum()
+    }
+
     /// Slowest first.
     pub fn lines(&self) -> Vec<Line> {
         let mut lines = self.lines.clone();
@@ -211,12 +217,8 @@ mod tests {
 
     #[test]
     fn a_line_is_held_against_what_bounds_it() {
-        let roofline = Roofline {
-            copy_gb_s: 10.0,
-            read_gb_s: 20.0,
-            fma_gflop_s: vec![(8, 50.0), (16, 100.0)],
-            dispatch_us: 4.0,
-        };
+        let roofline =
+            Roofline { copy_gb_s: 10.0, read_gb_s: 20.0, fma_gflop_s: vec![(8, 50.0), (16, 100.0)], dispatch_us: 4.0 };
         let line = |dispatches, bytes, flops| Line {
             part: String::new(),
             kernel: "",
@@ -228,6 +230,8 @@ mod tests {
         assert_eq!(line(1, 1_000_000, 1_000_000).of_roofline(&roofline), (0.5, Bound::Memory));
         assert_eq!(line(1, 1000, 2_000_000).of_roofline(&roofline), (0.2, Bound::Arithmetic));
         assert_eq!(line(20, 1000, 1000).of_roofline(&roofline), (0.8, Bound::Dispatch));
+        let both = Profile { lines: vec![line(1, 1_000_000, 0), line(20, 0, 0)], barriers: 0 };
+        assert_eq!(both.least_us(&roofline), 50.0 + 80.0, "what bounds one leaves the other alone");
         assert_eq!(line(1, 0, 0).gb_s(), 0.0);
         assert_eq!(Line { time_us: 0.0, ..line(1, 5, 5) }.gb_s(), 0.0, "nothing is divided by nothing");
     }
