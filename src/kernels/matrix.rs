@@ -66,7 +66,12 @@ impl MatMul<'_> {
         };
         let shape = policy.mat_mul(layout, self.tokens, epilogue == 3);
         let groups = [layout.tiles.div_ceil(shape.rows), self.tokens.div_ceil(shape.tokens), 1];
-        let traffic = layout.bytes + u64::from(self.tokens) * 4 * u64::from(layout.cols + self.weight.rows);
+        let products = u64::from(self.weight.rows) * if epilogue == 3 { 2 } else { 1 };
+        let flops = 2 * u64::from(self.tokens) * u64::from(layout.cols) * products;
+        let others = [self.bias.map(|_| self.weight.rows), (norm == 1).then_some(layout.cols)];
+        let others: u64 = others.into_iter().flatten().map(u64::from).sum();
+        let rows_moved = u64::from(self.weight.rows) * if matches!(epilogue, 1 | 2) { 2 } else { 1 };
+        let traffic = layout.bytes + 4 * others + 4 * u64::from(self.tokens) * (u64::from(layout.cols) + rows_moved);
         let spec = mat_mul::Spec {
             local_size: layout.arrangement.tile_rows() * shape.parts,
             rows: shape.rows,
@@ -96,7 +101,7 @@ impl MatMul<'_> {
             supers: layout.supers,
             eps,
         };
-        mat_mul::dispatch(kernel, spec, args, groups).traffic(traffic)
+        mat_mul::dispatch(kernel, spec, args, groups).traffic(traffic).flops(flops)
     }
 }
 
@@ -116,7 +121,9 @@ pub fn embed(rows: &Tensor, weight: &Matrix, y: &mut Tensor, count: u32) -> Disp
     let spec = embed::Spec { local_size: 32, tile_rows: layout.arrangement.tile_rows() };
     let traffic = u64::from(count)
         * (layout.bytes / u64::from(layout.tiles * layout.arrangement.tile_rows()) + 4 * u64::from(layout.cols));
-    embed::dispatch(variant(embed::FAMILY, layout), spec, args, [count, 1, 1]).traffic(traffic)
+    embed::dispatch(variant(embed::FAMILY, layout), spec, args, [count, 1, 1])
+        .traffic(traffic)
+        .flops(u64::from(count) * u64::from(layout.cols))
 }
 
 /// Where a file's rows go in a repacked matrix: row i becomes row l = first_row + i, in tile

@@ -1,22 +1,19 @@
 //! Every kernel against its twin on a table of ragged shapes, with canaries around every buffer.
 
 mod attention;
+mod cases;
 mod copy;
 #[path = "../device/mod.rs"]
 mod device;
 mod harness;
 mod matrix;
 mod norm;
+mod roofline;
 mod sampling;
 
+use cases::cases;
 use harness::Case;
 use hesper::{kernels::KERNELS, plan::Executor, plan::Region, reference};
-
-/// The case table, by kernel family.
-fn cases() -> Vec<Case> {
-    let families = [attention::cases(), copy::cases(), matrix::cases(), norm::cases(), sampling::cases()];
-    families.into_iter().flatten().collect()
-}
 
 #[test]
 fn every_kernel_has_a_twin_and_a_case() {
