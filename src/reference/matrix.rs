@@ -1,6 +1,7 @@
 //! Twins of `mat_mul`, `embed` and `repack`, by way of a repacked matrix read element by element.
 
-use super::{Memory, norm::inverse_rms};
+use super::Memory;
+use super::norm::{inverse_rms, inverse_rms_of};
 use crate::gguf::blocks::BlockFormat;
 use crate::kernels::layout::{Arrangement, Layout, Units};
 use crate::kernels::{embed, mat_mul, repack};
@@ -174,8 +175,16 @@ pub(super) fn mat_mul(kernel: &Kernel, args: &mat_mul::Resolved, memory: &mut Me
                 let scaled = x.iter().zip(gain).map(|(x, gain)| f64::from(x * gain)).collect();
                 (scaled, inverse_rms(x, args.eps))
             }
-            2 => (x.iter().map(|&x| f64::from(x)).collect(), memory.view::<f32>(&args.scale)[token]),
-            _ => (x.iter().map(|&x| f64::from(x)).collect(), 1.0),
+            norm => {
+                let scale = memory.view::<f32>(&args.scale);
+                let count = args.square_count as usize;
+                let factor = match norm {
+                    2 => scale[token],
+                    3 => inverse_rms_of(&scale[token * count..][..count], cols, args.eps),
+                    _ => 1.0,
+                };
+                (x.iter().map(|&x| f64::from(x)).collect(), factor)
+            }
         };
         let product = |tile: usize, lane: usize| -> f32 {
             let sum: f64 = (0..cols).map(|col| f64::from(tiles.element(tile, lane, col)) * x[col]).sum();
@@ -200,7 +209,22 @@ pub(super) fn mat_mul(kernel: &Kernel, args: &mat_mul::Resolved, memory: &mut Me
     }
     for (token, values) in out.chunks_exact(rows).enumerate() {
         memory.view_mut::<f32>(&args.y)[token * args.y_stride as usize..][..rows].copy_from_slice(values);
+        if args.spec.ahead {
+            let normed = times(values, memory.view(&args.gain));
+            memory.view_mut::<f32>(&args.normed)[token * args.y_stride as usize..][..rows].copy_from_slice(&normed);
+            let squares: Vec<f32> = values.chunks(tile_rows).map(sum_of_squares).collect();
+            let tiles = args.tiles as usize;
+            memory.view_mut::<f32>(&args.squares)[token * tiles..][..tiles].copy_from_slice(&squares);
+        }
     }
+}
+
+fn times(values: &[f32], gain: &[f32]) -> Vec<f32> {
+    values.iter().zip(gain).map(|(value, gain)| value * gain).collect()
+}
+
+fn sum_of_squares(values: &[f32]) -> f32 {
+    values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>() as f32
 }
 
 pub(super) fn embed(kernel: &Kernel, args: &embed::Resolved, memory: &mut Memory) {
@@ -218,6 +242,11 @@ pub(super) fn embed(kernel: &Kernel, args: &embed::Resolved, memory: &mut Memory
             (0..cols).map(|col| tiles.element(tile, lane, col)).collect()
         };
         memory.view_mut::<f32>(&args.y)[row * cols..][..cols].copy_from_slice(&values);
+        if args.spec.ahead {
+            let normed = times(&values, memory.view(&args.gain));
+            memory.view_mut::<f32>(&args.normed)[row * cols..][..cols].copy_from_slice(&normed);
+            memory.view_mut::<f32>(&args.squares)[row] = sum_of_squares(&values);
+        }
     }
 }
 
