@@ -34,17 +34,22 @@ void main() {
     const uint lane = known ? token % TILE_ROWS : 0;
     float sum = 0.0;
     for (uint k4 = gl_LocalInvocationID.x; k4 < cols / 4; k4 += gl_WorkGroupSize.x) {
-        const Block b = load_block(weight, Planes(high, scales, supers), blocks, tile, k4 / 8, lane);
+        Block b = load_block(weight, Planes(high, scales, supers), blocks, tile, k4 / 8, lane);
 #if defined(WOVEN)
-        const vec4 q = quants(weight, b, k4 % 8);
+        load_word(weight, b, k4 % 8);
+        // Constant indices again.
+        vec4 q = quants(b, 0);
+        [[unroll]] for (uint c = 1; c < 8; ++c) {
+            q = mix(q, quants(b, c), bvec4(k4 % 8 == c));
+        }
         const float factor = 1.0;
 #else
         // A constant index for each case, so that no block is indexed at run time.
-        vec4 q = quants(weight, b, 0);
+        vec4 q = quants(b, 0);
         float factor = group_scale(b, 0);
         [[unroll]] for (uint c = 1; c < 8; ++c) {
             if (k4 % 8 == c) {
-                q = quants(weight, b, c);
+                q = quants(b, c);
                 factor = group_scale(b, c);
             }
         }

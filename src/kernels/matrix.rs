@@ -1,6 +1,6 @@
 //! Typed dispatches of the kernels that touch weights: `mat_mul`, `embed`, `repack`.
 
-use super::layout::{Arrangement, BLOCK_COLS, Layout, Matrix, Units};
+use super::layout::{Arrangement, BLOCK_COLS, Layout, Matrix};
 use super::{embed, mat_mul, policy, repack};
 use crate::plan::{Dispatch, Kernel, Tensor};
 
@@ -179,7 +179,7 @@ pub struct Placement {
 }
 
 /// Repacks `rows` rows of `file`, as the GGUF file holds them, into `weight`. In a woven matrix the placement's first row
-/// is the first of a tile, and the last tile is filled up with zeros.
+/// is the first of a tile.
 pub fn repack(file: &Tensor, rows: u32, weight: &mut Tensor, layout: &Layout, placement: Placement) -> Dispatch {
     let args = repack::Args {
         file,
@@ -194,13 +194,7 @@ pub fn repack(file: &Tensor, rows: u32, weight: &mut Tensor, layout: &Layout, pl
         supers: layout.supers,
     };
     let tile_rows = layout.arrangement.tile_rows();
-    let lanes = match layout.arrangement {
-        Arrangement::Lanes => rows * layout.blocks(),
-        // A lane for the rows that share words.
-        Arrangement::Woven { .. } => {
-            rows.next_multiple_of(tile_rows) * Units::of(layout.format).quant_words / 32 * layout.blocks()
-        }
-    };
+    let lanes = rows * layout.blocks();
     let groups = [lanes.div_ceil(policy::REPACK_LOCAL_SIZE), 1, 1];
     let spec = repack::Spec { local_size: policy::REPACK_LOCAL_SIZE, tile_rows };
     repack::dispatch(variant(repack::FAMILY, layout), spec, args, groups).traffic(2 * file.bytes)
