@@ -20,11 +20,13 @@ impl Arrangement {
         }
     }
 
-    /// Tiles that lie side by side in memory.
-    pub fn strip(self) -> u32 {
+    /// Tiles that lie side by side in memory. A workgroup owns them all, so a block of them is 512 bytes to 2 KiB long: then
+    /// a CPU's prefetching keeps up, and their sums fit its registers (docs/performance.md).
+    pub fn strip(self, format: BlockFormat) -> u32 {
         match self {
             Arrangement::Lanes => 1,
-            Arrangement::Woven { .. } => 4,
+            Arrangement::Woven { .. } if Units::of(format).quant_words < 8 => 4,
+            Arrangement::Woven { .. } => 2,
         }
     }
 
@@ -100,8 +102,8 @@ impl Layout {
             return Err(unaddressable());
         }
         let units = Units::of(format);
-        let lanes =
-            u64::from(tiles).next_multiple_of(u64::from(arrangement.strip())) * u64::from(arrangement.tile_rows());
+        let lanes = u64::from(tiles).next_multiple_of(u64::from(arrangement.strip(format)))
+            * u64::from(arrangement.tile_rows());
         let blocks = u64::from(cols.div_ceil(BLOCK_COLS));
         let lane_blocks = lanes.checked_mul(blocks).ok_or_else(unaddressable)?;
         let mut words = 0u64;

@@ -60,7 +60,7 @@ impl Policy {
     }
 
     pub fn mat_mul(&self, layout: &Layout, tokens: u32, gate_up: bool) -> MatMulShape {
-        let wide = if self.software { self.mat_mul_software(tokens) } else { self.mat_mul_gpu(layout, tokens) };
+        let wide = if self.software { self.mat_mul_software(layout, tokens) } else { self.mat_mul_gpu(layout, tokens) };
         // Gate and up tiles alternate: a lane needs both.
         MatMulShape { rows: if gate_up { wide.rows.max(2) } else { wide.rows.min(layout.tiles) }, ..wide }
     }
@@ -71,8 +71,12 @@ impl Policy {
         if self.software { 32 } else { 512 }
     }
 
-    fn mat_mul_software(&self, tokens: u32) -> MatMulShape {
-        MatMulShape { rows: 4, tokens: tokens.next_power_of_two().min(4), parts: 1 }
+    fn mat_mul_software(&self, layout: &Layout, tokens: u32) -> MatMulShape {
+        let rows = match layout.arrangement {
+            Arrangement::Lanes => 4,
+            woven => woven.strip(layout.format),
+        };
+        MatMulShape { rows, tokens: tokens.next_power_of_two().min(4), parts: 1 }
     }
 
     fn mat_mul_gpu(&self, layout: &Layout, tokens: u32) -> MatMulShape {
