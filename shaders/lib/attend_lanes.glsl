@@ -7,7 +7,7 @@
 // A unit is 8 dimensions of a token.
 const uint UNITS = HEAD_DIM / 8;
 
-// Where a token's words begin, and its scales, if it has any.
+// Where a token's first unit lies, and its first scale, if it has any.
 #define Place uvec2
 
 #if defined(KV_Q8_0)
@@ -17,21 +17,26 @@ struct Unit {
 };
 
 Place key_place(uint block, uint token) {
-    return Place(key_word(block, kv_head, 0, token), key_scale(block, kv_head, 0, token));
+    return Place(key_element(block, kv_head, 0, token) / 8, key_scale(block, kv_head, 0, token));
 }
 
 Place value_place(uint block, uint token) {
-    return Place(value_word(block, kv_head, 0, token) / 2, value_scale(block, kv_head, 0, token));
+    return Place(value_element(block, kv_head, 0, token) / 8, value_scale(block, kv_head, 0, token));
 }
 
 Unit load_key(Place place, uint unit) {
-    const uint word = place.x + 2 * unit * KEY_TOKENS;
-    const uvec2 quants = uvec2(UintOut(keys).v[word], UintOut(keys).v[word + KEY_TOKENS]);
-    return Unit(quants, float(HalfOut(keys).v[place.y + unit / 4 * BLOCK_TOKENS]));
+    const float scale = float(HalfOut(keys).v[place.y + unit / 4 * BLOCK_TOKENS]);
+    return Unit(Uvec2Out(keys).v[place.x + unit * BLOCK_TOKENS], scale);
 }
 
 Unit load_value(Place place, uint unit) {
     return Unit(Uvec2Out(values).v[place.x + unit], float(HalfOut(values).v[place.y + unit / 4]));
+}
+
+// Four quants as they count; exact, as is their product with a scale. See `quants` in lib/quant.glsl.
+vec4 counts(uint quants) {
+    const uvec4 bytes = (uvec4(quants ^ 0x80808080u) >> uvec4(0, 8, 16, 24)) & 0xffu;
+    return uintBitsToFloat(bytes | 0x4b000000u) - (8388608.0 + 128.0);
 }
 
 vec4 low_half(Unit unit) {
@@ -45,17 +50,15 @@ vec4 high_half(Unit unit) {
 #define Unit uvec4
 
 Place key_place(uint block, uint token) {
-    return Place(key_word(block, kv_head, 0, token), 0);
+    return Place(key_element(block, kv_head, 0, token) / 8, 0);
 }
 
 Place value_place(uint block, uint token) {
-    return Place(value_word(block, kv_head, 0, token) / 4, 0);
+    return Place(value_element(block, kv_head, 0, token) / 8, 0);
 }
 
 Unit load_key(Place place, uint unit) {
-    const uint word = place.x + 4 * unit * KEY_TOKENS;
-    return Unit(UintOut(keys).v[word], UintOut(keys).v[word + KEY_TOKENS], UintOut(keys).v[word + 2 * KEY_TOKENS],
-                UintOut(keys).v[word + 3 * KEY_TOKENS]);
+    return keys.v[place.x + unit * BLOCK_TOKENS];
 }
 
 Unit load_value(Place place, uint unit) {
@@ -148,11 +151,16 @@ void rotate_into_shared() {
 }
 
 #if defined(KV_Q8_0)
+uint four_bytes(ivec4 quants) {
+    const uvec4 bytes = uvec4(quants) & 0xffu;
+    return bytes.x | bytes.y << 8 | bytes.z << 16 | bytes.w << 24;
+}
+
 // FUSED: k and v of the own position as the cache has them.
 void quantize_own() {
     for (uint unit = lane; unit < 2 * UNITS; unit += LANES) {
         const float scale = fresh_scale(unit / 4);
-        own_quants[unit] = uvec2(fresh_quants(8 * unit, scale), fresh_quants(8 * unit + 4, scale));
+        own_quants[unit] = uvec2(four_bytes(fresh_quants(8 * unit, scale)), four_bytes(fresh_quants(8 * unit + 4, scale)));
         if (unit % 4 == 0) {
             own_scales[unit / 4] = float16_t(scale);
         }
@@ -162,13 +170,14 @@ void quantize_own() {
 // FUSED: from shared memory to the cache.
 void store_own() {
     const uint block = block_of(position[0]);
-    for (uint word = lane; word < WORDS; word += LANES) {
-        const uint value = WORDS + word;
-        UintOut(keys).v[key_word(block, kv_head, word, position[0])] = own_quants[word / 2][word % 2];
-        UintOut(values).v[value_word(block, kv_head, word, position[0])] = own_quants[value / 2][value % 2];
-        if (word % 8 == 0) {
-            HalfOut(keys).v[key_scale(block, kv_head, word / 8, position[0])] = own_scales[word / 8];
-            HalfOut(values).v[value_scale(block, kv_head, word / 8, position[0])] = own_scales[GROUPS + word / 8];
+    const Place key = key_place(block, position[0]);
+    const Place value = value_place(block, position[0]);
+    for (uint unit = lane; unit < UNITS; unit += LANES) {
+        Uvec2Out(keys).v[key.x + unit * BLOCK_TOKENS] = own_quants[unit];
+        Uvec2Out(values).v[value.x + unit] = own_quants[UNITS + unit];
+        if (unit % 4 == 0) {
+            HalfOut(keys).v[key.y + unit / 4 * BLOCK_TOKENS] = own_scales[unit / 4];
+            HalfOut(values).v[value.y + unit / 4] = own_scales[GROUPS + unit / 4];
         }
     }
 }
@@ -181,11 +190,18 @@ vec4 own4(uint dim) {
 // FUSED: k and v of the own position from shared memory to the cache.
 void store_own() {
     const uint block = block_of(position[0]);
-    for (uint word = lane; word < WORDS; word += LANES) {
-        const f16vec2 key = f16vec2(own_key[2 * word], own_key[2 * word + 1]);
-        const f16vec2 value = f16vec2(own_value[2 * word], own_value[2 * word + 1]);
-        UintOut(keys).v[key_word(block, kv_head, word, position[0])] = packFloat2x16(key);
-        UintOut(values).v[value_word(block, kv_head, word, position[0])] = packFloat2x16(value);
+    const Place key_at = key_place(block, position[0]);
+    const Place value_at = value_place(block, position[0]);
+    for (uint unit = lane; unit < UNITS; unit += LANES) {
+        uvec4 key;
+        uvec4 value;
+        [[unroll]] for (uint i = 0; i < 4; i++) {
+            const uint dim = 8 * unit + 2 * i;
+            key[i] = packFloat2x16(f16vec2(own_key[dim], own_key[dim + 1]));
+            value[i] = packFloat2x16(f16vec2(own_value[dim], own_value[dim + 1]));
+        }
+        keys.v[key_at.x + unit * BLOCK_TOKENS] = key;
+        values.v[value_at.x + unit] = value;
     }
 }
 #endif

@@ -1,38 +1,44 @@
 // attend for CPU drivers, whose workgroup is one subgroup: nothing meets at a barrier. Lanes stand for tokens while scores are
-// made, and for words of dimensions while values are summed; a tile is as many tokens as there are lanes. The own position
-// is read from the cache like the others.
+// made, and for dimensions while values are summed; a tile is as many tokens as there are lanes. The own position is read
+// from the cache like the others.
 //
 // Such a driver gathers, lane by lane, whatever lanes load from addresses of their own, side by side or not. So all lanes
-// load everything that lies there, from shared addresses, and each picks its own (`along`): LLVM makes one vector load of
-// that, if it can see that the addresses follow each other. It does within an inner array.
+// load everything that lies there, from shared addresses, and each picks its own (`pick`): LLVM makes one vector load of
+// that, if it can see that the addresses follow each other, as it can within an inner array. Such a load and the conversion
+// of halves or bytes to floats are one instruction.
 
 #extension GL_KHR_shader_subgroup_ballot : require
 
-layout(buffer_reference, scalar, buffer_reference_align = 16) buffer FoursOut { uint v[][4]; };
-layout(buffer_reference, scalar, buffer_reference_align = 16) buffer EightsOut { uint v[][8]; };
-layout(buffer_reference, scalar, buffer_reference_align = 16) buffer SixteensOut { uint v[][16]; };
+// What a lane loads: a half, or a word of four bytes. Of keys: [4 rows][tile within KEY_TOKENS][token]; of values [dimension].
+#if defined(KV_Q8_0)
+#define Element uint
+const uint VALUE_DIMS = 4; // of a lane's element
+#else
+#define Element float16_t
+const uint VALUE_DIMS = 1;
+#endif
+layout(buffer_reference, scalar, buffer_reference_align = 8) buffer KeysBy4Out { Element v[][4][4]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) buffer KeysBy8Out { Element v[][2][8]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) buffer KeysBy16Out { Element v[][16]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) buffer EightValuesOut { Element v[][8]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) buffer ManyValuesOut { Element v[][32]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) buffer FourScalesOut { float16_t v[][4]; };
 
-const uint SWEEPS = (WORDS + LANES - 1) / LANES; // words of values of a lane
-const uint UNROLL = WORDS % 32 == 0 ? 32 : (WORDS % 8 == 0 ? 8 : 4); // words of keys between two tests of a loop
-// Sweeps whose sums fit a CPU's vector registers.
-const uint SIDE_BY_SIDE = QUERIES * WORD_DIMS < 16 ? 16 / (QUERIES * WORD_DIMS) : 1;
+const uint VALUES = HEAD_DIM / VALUE_DIMS;        // elements of a token's values
+const uint SWEEPS = (VALUES + LANES - 1) / LANES; // elements of a lane
+const uint SIDE_BY_SIDE = QUERIES * VALUE_DIMS < 16 ? 16 / (QUERIES * VALUE_DIMS) : 1; // sweeps whose sums fit registers
+const uint UNROLL = QUERIES <= 4 ? HEAD_DIM : (HEAD_DIM % 32 == 0 ? 32 : 8); // dimensions between two tests of a loop
 const float LOG2_E = 1.44269504;
 
-// Σ 2^(score - top) × v, of the dimensions of a word.
-#if defined(KV_Q8_0)
-#define Dims vec4
-#else
-#define Dims vec2
-#endif
-Dims sum[QUERIES * SWEEPS];
 // Addresses, taken from the push constants before any loop: what a loop computes and others use becomes a variable, under a
 // mask.
 CacheOut key_memory;
 CacheOut value_memory;
 Vec4Out query_memory;
 uint query_first[QUERIES]; // in vec4
-float top[QUERIES];   // highest score so far, equal in all lanes
-float total[QUERIES]; // Σ 2^(score - top) of the lane's own tokens
+float top[QUERIES];        // highest score so far, equal in all lanes
+float total[QUERIES];      // Σ 2^(score - top) of the lane's own tokens
+float sum[QUERIES * SWEEPS * VALUE_DIMS]; // Σ 2^(score - top) × v
 
 // Which lane this is; before any loop as well.
 bool is_lane[16];
@@ -53,42 +59,87 @@ void meet() {
 #include "store.glsl"
 
 // The lane's own of the first LANES.
-uint pick(uint words[16]) {
-    uint own = words[0];
+Element pick(Element elements[16]) {
+    Element own = elements[0];
     [[unroll]] for (uint i = 1; i < LANES; i++) {
-        own = mix(own, words[i], is_lane[i]);
+        own = mix(own, elements[i], is_lane[i]);
     }
     return own;
 }
 
-// The lane's own of the words from LANES × `at` on.
-uint along(CacheOut cache, uint at) {
-    uint words[16];
+// An element of the lane's own key.
+Element key_element_along(uint row, uint tile) {
+    Element elements[16];
     [[unroll]] for (uint i = 0; i < LANES; i++) {
         if (LANES == 4) {
-            words[i] = FoursOut(cache).v[at][i];
+            elements[i] = KeysBy4Out(key_memory).v[row][tile][i];
         } else if (LANES == 8) {
-            words[i] = EightsOut(cache).v[at][i];
+            elements[i] = KeysBy8Out(key_memory).v[row][tile][i];
         } else {
-            words[i] = SixteensOut(cache).v[at][i];
+            elements[i] = KeysBy16Out(key_memory).v[row][i];
         }
     }
-    return pick(words);
+    return pick(elements);
 }
 
-// The lane's own word of a token's values, in a sweep; behind the last words some others.
-uint value_along(uint first, uint sweep) {
-    if (WORDS % LANES == 0) {
-        return along(value_memory, first / LANES + sweep);
-    }
-    uint words[16];
-    [[unroll]] for (uint i = 0; i < LANES; i += 4) {
-        const uvec4 four = value_memory.v[first / 4 + min(sweep * LANES + i, WORDS - 4) / 4];
-        [[unroll]] for (uint j = 0; j < 4; j++) {
-            words[i + j] = four[j];
+// The lane's own element of a token's values, in a sweep; behind the last some other.
+Element value_along(uint first, uint sweep) {
+    Element elements[16];
+    [[unroll]] for (uint i = 0; i < LANES; i++) {
+        const uint at = sweep * LANES + i;
+        if (VALUES % 32 == 0) {
+            elements[i] = ManyValuesOut(value_memory).v[first / 32 + at / 32][at % 32];
+        } else {
+            elements[i] = EightValuesOut(value_memory).v[first / 8 + min(at / 8, VALUES / 8 - 1)][at % 8];
         }
     }
-    return pick(words);
+    return pick(elements);
+}
+
+#if defined(KV_Q8_0)
+// Four bytes with sign, times 2^24: that spares a shift each.
+vec4 dims_of(uint quants) {
+    return vec4(ivec4((uvec4(quants) << uvec4(24, 16, 8, 0)) & 0xff000000u));
+}
+
+const float UNIT = 1.0 / 16777216.0;
+
+// The scale of the lane's own key for dims_of. `first` counts fours of tokens.
+float key_scale_along(uint first) {
+    float16_t scales[16];
+    [[unroll]] for (uint i = 0; i < LANES; i++) {
+        scales[i] = FourScalesOut(key_memory).v[first + i / 4][i % 4];
+    }
+    float16_t own = scales[0];
+    [[unroll]] for (uint i = 1; i < LANES; i++) {
+        own = mix(own, scales[i], is_lane[i]);
+    }
+    return float(own) * UNIT;
+}
+
+// Likewise of the lane's values, in a sweep. A group is 8 elements.
+float value_scale_along(uint first, uint sweep) {
+    const uint group = sweep * LANES / 8;
+    const float scale = float(HalfOut(value_memory).v[first + min(group, GROUPS - 1)]) * UNIT;
+    if (LANES <= 8) {
+        return scale;
+    }
+    const float next = float(HalfOut(value_memory).v[first + min(group + 1, GROUPS - 1)]) * UNIT;
+    return mix(scale, next, lane >= 8);
+}
+#endif
+
+// Four dimensions of the lane's own key.
+vec4 key4(uint first, uint tile, uint four) {
+#if defined(KV_Q8_0)
+    return dims_of(key_element_along(first + four, tile));
+#else
+    vec4 key;
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+        key[i] = float(key_element_along(first + 4 * four + i, tile));
+    }
+    return key;
+#endif
 }
 
 // Four dimensions of a query. FUSED: it lies where y will. Shared memory would be slower: its loads check their bounds.
@@ -96,89 +147,40 @@ vec4 query4(uint q, uint four) {
     return query_memory.v[query_first[q] + four];
 }
 
+// Scores of a tile, not yet scaled. Sums of 8 dimensions each, which do not wait for each other.
+void score_tile(uint block, uint start, out float score[QUERIES]) {
+    [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+        score[q] = 0.0;
+    }
+    const uint first = key_element(block, kv_head, 0, start) / (KEY_DIMS * KEY_TOKENS);
+    const uint tile = start % KEY_TOKENS / LANES;
+    uint dim = 0;
+    do {
+        [[unroll]] for (uint eight = 0; eight < UNROLL; eight += 8) {
+            float part[QUERIES];
+            [[unroll]] for (uint four = 0; four < 8; four += 4) {
+                const uint from = dim / 4 + (eight + four) / 4;
+                const vec4 key = key4(first, tile, from);
+                [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+                    const vec4 query = query4(q, from);
+                    part[q] = four == 0 ? query.x * key[0] : fma(query.x, key[0], part[q]);
+                    [[unroll]] for (uint i = 1; i < 4; i++) {
+                        part[q] = fma(query[i], key[i], part[q]);
+                    }
+                }
+            }
 #if defined(KV_Q8_0)
-// Scores of a tile, unscaled.
-void score_tile(uint block, uint start, out float score[QUERIES]) {
-    [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-        score[q] = 0.0;
-    }
-    const uint first = key_word(block, kv_head, 0, start) / LANES;
-    const uint scales = key_scale(block, kv_head, 0, start) / 4;
-    uint group = 0;
-    do {
-        vec2 part[QUERIES];
-        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-            part[q] = vec2(0.0);
-        }
-        [[unroll]] for (uint i = 0; i < 8; i++) {
-            const vec4 key = counts(along(key_memory, first + (8 * group + i) * (KEY_TOKENS / LANES)));
-            [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-                const vec4 query = query4(q, 8 * group + i);
-                part[q] = fma(query.zw, key.zw, fma(query.xy, key.xy, part[q]));
-            }
-        }
-        uint words[16];
-        [[unroll]] for (uint i = 0; i < LANES; i += 4) {
-            const uvec2 two = Uvec2Out(key_memory).v[scales + group * (BLOCK_TOKENS / 4) + i / 4];
-            words[i] = two.x;
-            words[i + 1] = two.x;
-            words[i + 2] = two.y;
-            words[i + 3] = two.y;
-        }
-        const vec2 scale_pair = unpackHalf2x16(pick(words));
-        const float key_scale = lane % 2 == 0 ? scale_pair.x : scale_pair.y;
-        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-            score[q] = fma(key_scale, part[q].x + part[q].y, score[q]);
-        }
-        group++;
-    } while (group < GROUPS);
-}
-
-// The lane's scale of a token's values, in a sweep. A group is 8 words.
-float value_scale_along(uint first, uint sweep) {
-    const uint group = sweep * LANES / 8;
-    const float scale = float(HalfOut(value_memory).v[first + group]);
-    if (LANES <= 8) {
-        return scale;
-    }
-    const float next = float(HalfOut(value_memory).v[first + min(group + 1, GROUPS - 1)]);
-    return lane < 8 ? scale : next;
-}
-
-Dims value_dims(uint word_first, uint scale_first, uint sweep) {
-    return counts(value_along(word_first, sweep)) * value_scale_along(scale_first, sweep);
-}
+            const float scale = key_scale_along(key_scale(block, kv_head, (dim + eight) / 32, start) / 4);
 #else
-void score_tile(uint block, uint start, out float score[QUERIES]) {
-    [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-        score[q] = 0.0;
-    }
-    const uint first = key_word(block, kv_head, 0, start) / LANES;
-    uint word = 0;
-    do {
-        vec2 part[QUERIES];
-        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-            part[q] = vec2(0.0);
-        }
-        [[unroll]] for (uint i = 0; i < UNROLL; i += 2) {
-            const vec2 key = unpackHalf2x16(along(key_memory, first + (word + i) * (KEY_TOKENS / LANES)));
-            const vec2 next = unpackHalf2x16(along(key_memory, first + (word + i + 1) * (KEY_TOKENS / LANES)));
+            const float scale = 1.0;
+#endif
             [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-                const vec4 query = query4(q, word / 2 + i / 2);
-                part[q] = fma(query.zw, next, fma(query.xy, key, part[q]));
+                score[q] = fma(part[q], scale, score[q]);
             }
         }
-        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-            score[q] += part[q].x + part[q].y;
-        }
-        word += UNROLL;
-    } while (word < WORDS);
+        dim += UNROLL;
+    } while (dim < HEAD_DIM);
 }
-
-Dims value_dims(uint word_first, uint scale_first, uint sweep) {
-    return unpackHalf2x16(value_along(word_first, sweep));
-}
-#endif
 
 // Of all lanes. Broadcasts by constants are single instructions; lavapipe's subgroupMax goes from lane to lane.
 float highest(float own) {
@@ -205,27 +207,32 @@ void weigh_tile(uint start, inout float score[QUERIES]) {
         score[q] = seen ? exp2(scaled - top[q]) : 0.0;
         const float shrink = before < top[q] ? exp2(before - top[q]) : 1.0;
         total[q] = fma(total[q], shrink, score[q]);
-        [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
-            sum[q * SWEEPS + s] *= shrink;
+        [[unroll]] for (uint i = 0; i < SWEEPS * VALUE_DIMS; i++) {
+            sum[q * SWEEPS * VALUE_DIMS + i] *= shrink;
         }
     }
 }
 
-// `last` is the tile's last token that the cache holds; those behind it stand for it and weigh nothing.
+// `last` is the last token that the cache holds; those behind it stand for it and weigh nothing.
 void add_values(uint block, uint start, uint last, float weight[QUERIES]) {
     [[unroll]] for (uint first = 0; first < SWEEPS; first += SIDE_BY_SIDE) {
         [[unroll]] for (uint i = 0; i < LANES; i++) {
             const uint token = min(start + i, last);
-#if defined(KV_Q8_0)
-            const uint scale_first = value_scale(block, kv_head, 0, token);
-#else
-            const uint scale_first = 0;
-#endif
+            const uint at = value_element(block, kv_head, 0, token) / VALUE_DIMS;
             [[unroll]] for (uint s = first; s < min(first + SIDE_BY_SIDE, SWEEPS); s++) {
-                const Dims value = value_dims(value_word(block, kv_head, 0, token), scale_first, s);
+#if defined(KV_Q8_0)
+                const vec4 value = dims_of(value_along(at, s));
+                const float scale = value_scale_along(value_scale(block, kv_head, 0, token), s);
+#else
+                const vec4 value = vec4(value_along(at, s), 0.0, 0.0, 0.0);
+                const float scale = 1.0;
+#endif
                 [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-                    const uint at = q * SWEEPS + s;
-                    sum[at] = fma(Dims(subgroupBroadcast(weight[q], i)), value, sum[at]);
+                    const float p = subgroupBroadcast(weight[q], i) * scale;
+                    [[unroll]] for (uint d = 0; d < VALUE_DIMS; d++) {
+                        const uint of = (q * SWEEPS + s) * VALUE_DIMS + d;
+                        sum[of] = fma(p, value[d], sum[of]);
+                    }
                 }
             }
         }
@@ -240,11 +247,11 @@ void store_sums() {
         }
         const float inverse = 1.0 / whole;
         [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
-            const uint word = s * LANES + lane;
-            if (wanted(q) && word < WORDS) {
-                const uint first = 4 * y_first(q) + word * WORD_DIMS;
-                [[unroll]] for (uint i = 0; i < WORD_DIMS; i++) {
-                    FloatOut(y).v[first + i] = sum[q * SWEEPS + s][i] * inverse;
+            const uint element = s * LANES + lane;
+            if (wanted(q) && element < VALUES) {
+                [[unroll]] for (uint d = 0; d < VALUE_DIMS; d++) {
+                    const uint dim = element * VALUE_DIMS + d;
+                    FloatOut(y).v[4 * y_first(q) + dim] = sum[(q * SWEEPS + s) * VALUE_DIMS + d] * inverse;
                 }
             }
         }
@@ -289,8 +296,8 @@ void attend_run() {
         query_first[q] = FUSED ? y_first(q) : (row_of(q / PART) * x_stride + head_of(q % PART) * HEAD_DIM) / 4;
         top[q] = -3.0e38;
         total[q] = 0.0;
-        [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
-            sum[q * SWEEPS + s] = Dims(0.0);
+        [[unroll]] for (uint i = 0; i < SWEEPS * VALUE_DIMS; i++) {
+            sum[q * SWEEPS * VALUE_DIMS + i] = 0.0;
         }
     }
     uint start = 0;

@@ -40,33 +40,46 @@ impl KvType {
             KvType::Q8_0 => head_dim + head_dim / u64::from(KvType::GROUP) * 2,
         }
     }
-
-    fn rope_store(self) -> &'static Kernel {
-        match self {
-            KvType::F16 => &rope_store::ROPE_STORE,
-            KvType::Q8_0 => &rope_store::ROPE_STORE_Q8_0,
-        }
-    }
-
-    fn attend(self, woven: bool) -> &'static Kernel {
-        match (self, woven) {
-            (KvType::F16, false) => &attend::ATTEND,
-            (KvType::F16, true) => &attend::ATTEND_WOVEN,
-            (KvType::Q8_0, false) => &attend::ATTEND_Q8_0,
-            (KvType::Q8_0, true) => &attend::ATTEND_Q8_0_WOVEN,
-        }
-    }
-
-    /// That of the cache which a variant of one of the two kernels works on.
-    pub fn of(kernel: &Kernel) -> KvType {
-        let q8_0 = [&rope_store::ROPE_STORE_Q8_0, &attend::ATTEND_Q8_0, &attend::ATTEND_Q8_0_WOVEN];
-        if q8_0.iter().any(|q8_0| q8_0.name == kernel.name) { KvType::Q8_0 } else { KvType::F16 }
-    }
 }
 
 impl fmt::Display for KvType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// How a cache's bytes are ordered; `shaders/lib/cache.glsl` has both orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheLayout {
+    pub kv_type: KvType,
+    /// For CPU drivers.
+    pub woven: bool,
+}
+
+impl CacheLayout {
+    /// The kernels that work on it.
+    const KERNELS: [(CacheLayout, &'static Kernel, &'static Kernel); 4] = [
+        (CacheLayout { kv_type: KvType::F16, woven: false }, &rope_store::ROPE_STORE, &attend::ATTEND),
+        (CacheLayout { kv_type: KvType::F16, woven: true }, &rope_store::ROPE_STORE_WOVEN, &attend::ATTEND_WOVEN),
+        (CacheLayout { kv_type: KvType::Q8_0, woven: false }, &rope_store::ROPE_STORE_Q8_0, &attend::ATTEND_Q8_0),
+        (
+            CacheLayout { kv_type: KvType::Q8_0, woven: true },
+            &rope_store::ROPE_STORE_Q8_0_WOVEN,
+            &attend::ATTEND_Q8_0_WOVEN,
+        ),
+    ];
+
+    /// `rope_store` and `attend` for it.
+    fn kernels(self) -> (&'static Kernel, &'static Kernel) {
+        let found = CacheLayout::KERNELS.iter().find(|(layout, ..)| *layout == self);
+        found.map(|&(_, store, attend)| (store, attend)).expect("every layout is listed")
+    }
+
+    /// That of the cache which a variant of one of the two kernels works on.
+    pub fn of(kernel: &Kernel) -> CacheLayout {
+        let works =
+            |(_, store, attend): &&(CacheLayout, &Kernel, &Kernel)| [store.name, attend.name].contains(&kernel.name);
+        CacheLayout::KERNELS.iter().find(works).map(|&(layout, ..)| layout).expect("a kernel of a cache")
     }
 }
 
@@ -204,11 +217,15 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// CPU drivers: as many queries as their vector registers have sums for. Lavapipe of Mesa 26.2.6 on 2 cores of an AMD
+    /// EPYC (Zen 5), 16 heads of 128 dimensions and 8 kv heads, 64 rows behind 1024 tokens, 2026-11-21: 2, 4 and 8 rows of 2
+    /// heads take 7.2, 8.1 and 7.8 ms with vectors of 8 lanes, 4.3, 4.7 and 5.5 ms with 16; with a cache in Q8_0 7.8, 9.9 and
+    /// 9.2, and 5.7, 7.5 and 6.0 ms. GPUs: not measured.
     pub fn new(policy: &Policy, shape: &Shape) -> Geometry {
         let group = shape.heads / shape.kv_heads;
         let part = group.div_ceil(group.div_ceil(8));
         let woven = policy.software && matches!(policy.subgroup_size, 4 | 8 | 16);
-        let queries = if woven { 8 } else { 2 };
+        let queries = if woven { 4 } else { 2 };
         let local_size = match (woven, policy.software) {
             (true, _) => policy.subgroup_size,
             (false, true) => 8,
@@ -216,6 +233,11 @@ impl Geometry {
         };
         let chunk = if woven { local_size } else { 64 };
         Geometry { local_size, part, chunk, woven, rows: (queries / part).clamp(1, 8) }
+    }
+
+    /// The order that its kernels give the cache.
+    fn cache(&self, shape: &Shape) -> CacheLayout {
+        CacheLayout { kv_type: shape.kv_type, woven: self.woven }
     }
 
     /// Shared memory of a workgroup: what `attend.comp` declares.
@@ -239,6 +261,7 @@ impl Geometry {
 /// floats apart, a multiple of 4; those of q `shape.q_cols()`. A row that is not live writes nothing.
 pub fn rope_store(
     shape: &Shape,
+    geometry: &Geometry,
     operands: Operands<'_>,
     qkv: &Tensor,
     stride: u32,
@@ -268,7 +291,7 @@ pub fn rope_store(
         max_blocks: operands.max_blocks,
         eps: shape.qk_norm_eps.unwrap_or(0.0),
     };
-    rope_store::dispatch(shape.kv_type.rope_store(), spec, args, [count, shape.heads + shape.kv_heads, 1])
+    rope_store::dispatch(geometry.cache(shape).kernels().0, spec, args, [count, shape.heads + shape.kv_heads, 1])
         .traffic(u64::from(count) * shape.row_bytes())
         .flops(u64::from(count) * shape.row_flops())
 }
@@ -328,7 +351,7 @@ pub fn attend(
         flops_a_pair: 4 * u64::from(shape.q_cols()),
     };
     let groups = [count.div_ceil(spec.rows), shape.kv_heads * parts, 1];
-    Dispatch { work, ..attend::dispatch(shape.kv_type.attend(geometry.woven), spec, args, groups) }
+    Dispatch { work, ..attend::dispatch(geometry.cache(shape).kernels().1, spec, args, groups) }
 }
 
 #[cfg(test)]

@@ -222,6 +222,7 @@ impl Lowering<'_> {
         } else {
             let store = attention::rope_store(
                 &shape,
+                &geometry,
                 operands(self.model, layer, rows, &qkv, [&mut keys, &mut values]),
                 &qkv,
                 shape.qkv_cols(),

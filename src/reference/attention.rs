@@ -1,7 +1,7 @@
 //! Twins of `shaders/rope_store.comp` and `shaders/attend.comp`. The cache is told of in [`super::cache`].
 
 use super::{Memory, cache::Cache, norm::inverse_rms};
-use crate::kernels::attention::KvType;
+use crate::kernels::attention::CacheLayout;
 use crate::kernels::{Row, attend, rope_store};
 use crate::plan::{Kernel, Tensor};
 
@@ -84,7 +84,7 @@ pub(super) fn rope_store(kernel: &Kernel, args: &rope_store::Resolved, memory: &
         qk_norm_eps: spec.qk_norm.then_some(args.eps),
     };
     let cache = Cache {
-        kv_type: KvType::of(kernel),
+        layout: CacheLayout::of(kernel),
         kv_heads: heads.kv_heads,
         head_dim: heads.head_dim,
         blocks: &args.blocks,
@@ -119,7 +119,7 @@ pub(super) fn attend(kernel: &Kernel, args: &attend::Resolved, memory: &mut Memo
         qk_norm_eps: spec.qk_norm.then_some(args.eps),
     };
     let cache = Cache {
-        kv_type: KvType::of(kernel),
+        layout: CacheLayout::of(kernel),
         kv_heads: heads.kv_heads,
         head_dim: heads.head_dim,
         blocks: &args.blocks,
@@ -160,7 +160,7 @@ pub(super) fn attend(kernel: &Kernel, args: &attend::Resolved, memory: &mut Memo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::attention::{self, Geometry, Operands, Query, Shape};
+    use crate::kernels::attention::{self, Geometry, KvType, Operands, Query, Shape};
     use crate::plan::Region;
     use half::f16;
 
@@ -301,16 +301,21 @@ mod tests {
         twin(&dispatch, &mut world.memory);
     }
 
-    const GEOMETRY: Geometry = Geometry { local_size: 32, part: 2, chunk: 32, woven: false, rows: 1 };
+    /// Every type of cache in every order.
+    fn caches() -> impl Iterator<Item = (KvType, Geometry)> {
+        let geometry = Geometry { local_size: 8, part: 2, chunk: 32, woven: false, rows: 1 };
+        let both = [geometry, Geometry { woven: true, ..geometry }];
+        [KvType::F16, KvType::Q8_0].into_iter().flat_map(move |kv_type| both.map(|geometry| (kv_type, geometry)))
+    }
 
     #[test]
     fn decoding_row_by_row_equals_naive_attention() {
-        for kv_type in [KvType::F16, KvType::Q8_0] {
+        for (kv_type, geometry) in caches() {
             let mut world = world(kv_type);
             let shape = world.shape;
             run(&mut world, |operands, qkv, _, y| {
                 let query = Query::Projected { qkv, stride: shape.qkv_cols() };
-                attention::attend(&shape, &GEOMETRY, operands, query, y, shape.q_cols(), LENGTH as u32)
+                attention::attend(&shape, &geometry, operands, query, y, shape.q_cols(), LENGTH as u32)
             });
             check(&world);
         }
@@ -318,14 +323,14 @@ mod tests {
 
     #[test]
     fn prefilling_equals_naive_attention() {
-        for kv_type in [KvType::F16, KvType::Q8_0] {
+        for (kv_type, geometry) in caches() {
             let mut world = world(kv_type);
             let (shape, count) = (world.shape, LENGTH as u32);
             run(&mut world, |operands, qkv, q, _| {
-                attention::rope_store(&shape, operands, qkv, shape.qkv_cols(), &mut q.clone(), count)
+                attention::rope_store(&shape, &geometry, operands, qkv, shape.qkv_cols(), &mut q.clone(), count)
             });
             run(&mut world, |operands, _, q, y| {
-                attention::attend(&shape, &GEOMETRY, operands, Query::Stored { q }, y, shape.q_cols(), count)
+                attention::attend(&shape, &geometry, operands, Query::Stored { q }, y, shape.q_cols(), count)
             });
             check(&world);
         }

@@ -1,7 +1,7 @@
 //! The paged cache of a layer, as `shaders/lib/cache.glsl` lays it out.
 
 use super::Memory;
-use crate::kernels::attention::KvType;
+use crate::kernels::attention::{CacheLayout, KvType};
 use crate::kernels::{BLOCK_TOKENS, Row};
 use crate::plan::Tensor;
 use half::f16;
@@ -13,7 +13,7 @@ const GROUP: usize = KvType::GROUP as usize;
 
 /// Keys and values of a layer, and where their blocks are.
 pub(super) struct Cache<'a> {
-    pub kv_type: KvType,
+    pub layout: CacheLayout,
     pub kv_heads: usize,
     pub head_dim: usize,
     pub blocks: &'a Tensor,
@@ -22,10 +22,11 @@ pub(super) struct Cache<'a> {
     pub values: &'a Tensor,
 }
 
-/// How the dimensions of one token follow each other in a block of a kv head: `word` of them stand together always.
+/// How the dimensions of one token follow each other in a block of a kv head.
 #[derive(Clone, Copy)]
 enum Order {
-    /// Word by word, those of [`KEY_TOKENS`] tokens side by side; likewise the scales, those of all tokens.
+    /// Token by token within an eight of dimensions; woven, within one, or four of them that are bytes, and of
+    /// [`KEY_TOKENS`] tokens. Likewise the scales, within a group and of all tokens.
     Key,
     /// Those of a token side by side.
     Value,
@@ -33,15 +34,15 @@ enum Order {
 
 impl Order {
     /// The index of dimension `dim` of `token`, within the block.
-    fn element(self, kv_type: KvType, head_dim: usize, token: usize, dim: usize) -> usize {
-        let word = if kv_type == KvType::F16 { 2 } else { 4 };
-        match self {
-            Order::Key => {
-                let row = token / KEY_TOKENS * (head_dim / word) + dim / word;
-                (row * KEY_TOKENS + token % KEY_TOKENS) * word + dim % word
-            }
-            Order::Value => token * head_dim + dim,
-        }
+    fn element(self, layout: CacheLayout, head_dim: usize, token: usize, dim: usize) -> usize {
+        let (tokens, dims) = match (self, layout) {
+            (Order::Value, _) => return token * head_dim + dim,
+            (_, CacheLayout { woven: false, .. }) => (TOKENS, 8),
+            (_, CacheLayout { kv_type: KvType::F16, .. }) => (KEY_TOKENS, 1),
+            (_, CacheLayout { kv_type: KvType::Q8_0, .. }) => (KEY_TOKENS, 4),
+        };
+        let before = token / tokens * head_dim + dim / dims * dims;
+        before * tokens + token % tokens * dims + dim % dims
     }
 
     /// The index of the scale of `group`.
@@ -58,11 +59,11 @@ impl Cache<'_> {
     pub fn store(&self, memory: &mut Memory, row: &Row, kv_head: usize, key: &[f32], value: &[f32]) {
         let (block, token) = self.place(memory, row.sequence as usize, row.position as usize, kv_head);
         for (tensor, order, x) in [(self.keys, Order::Key, key), (self.values, Order::Value, value)] {
-            match self.kv_type {
+            match self.layout.kv_type {
                 KvType::F16 => {
                     let halves = memory.view_mut::<f16>(tensor);
                     for (dim, &x) in x.iter().enumerate() {
-                        let at = order.element(self.kv_type, self.head_dim, token, dim);
+                        let at = order.element(self.layout, self.head_dim, token, dim);
                         halves[block * self.head_dim * TOKENS + at] = f16::from_f32(x);
                     }
                 }
@@ -80,8 +81,7 @@ impl Cache<'_> {
     fn store_group(&self, block: &mut [u8], order: Order, token: usize, group: usize, x: &[f32]) {
         let (scale, quants) = quantize_q8_0(x);
         for (index, quant) in quants.into_iter().enumerate() {
-            block[order.element(self.kv_type, self.head_dim, token, group * GROUP + index)] =
-                (i16::from(quant) + 128) as u8;
+            block[order.element(self.layout, self.head_dim, token, group * GROUP + index)] = quant as u8;
         }
         let at = self.head_dim * TOKENS + 2 * order.scale(self.head_dim, token, group);
         block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
@@ -91,14 +91,14 @@ impl Cache<'_> {
     pub fn load(&self, memory: &Memory, sequence: usize, token: usize, kv_head: usize) -> [Vec<f64>; 2] {
         let (block, token) = self.place(memory, sequence, token, kv_head);
         let load = |tensor: &Tensor, order: Order, dim: usize| -> f64 {
-            let at = order.element(self.kv_type, self.head_dim, token, dim);
-            if self.kv_type == KvType::F16 {
+            let at = order.element(self.layout, self.head_dim, token, dim);
+            if self.layout.kv_type == KvType::F16 {
                 return f64::from(memory.view::<f16>(tensor)[block * self.head_dim * TOKENS + at]);
             }
             let bytes = &memory.view::<u8>(tensor)[block * self.quantized_bytes()..];
             let scale = self.head_dim * TOKENS + 2 * order.scale(self.head_dim, token, dim / GROUP);
             let scale = f16::from_le_bytes([bytes[scale], bytes[scale + 1]]);
-            f64::from(scale) * (f64::from(bytes[at]) - 128.0)
+            f64::from(scale) * f64::from(bytes[at] as i8)
         };
         [(self.keys, Order::Key), (self.values, Order::Value)]
             .map(|(tensor, order)| (0..self.head_dim).map(|dim| load(tensor, order, dim)).collect())

@@ -51,6 +51,18 @@ pub fn cases() -> Vec<Case> {
     pairs().iter().flat_map(|(shape, geometry)| [decode(shape, geometry), prefill(shape, geometry)]).collect()
 }
 
+/// The geometry that the device at hand is served with equals the twin too.
+#[test]
+fn the_served_geometry_equals_its_twin() {
+    let Some(mut gpu) = device::gpu() else { return };
+    let policy = device::policy(&gpu);
+    let made =
+        |shape: &Shape| [decode(shape, &Geometry::new(&policy, shape)), prefill(shape, &Geometry::new(&policy, shape))];
+    let cases: Vec<Case> = shapes().iter().flat_map(made).collect();
+    let failures = crate::failures(&mut gpu, &cases);
+    assert!(failures.is_empty(), "{} of {} cases fail:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
 /// One row each of several sequences; the fourth is not live.
 fn decode(shape: &Shape, geometry: &Geometry) -> Case {
     let positions = [0, 1, 31, 40, 32, 129, 300];
@@ -59,7 +71,7 @@ fn decode(shape: &Shape, geometry: &Geometry) -> Case {
         .map(|(sequence, position)| Row { token: 0, position, sequence, live: u32::from(sequence != 3) })
         .collect();
     let mut case = Case::new(format!("decode {shape:?} {geometry:?}"));
-    let mut world = World::new(&mut case, shape, &rows, positions.map(|position| position as usize).to_vec());
+    let mut world = World::new(&mut case, shape, geometry, &rows, positions.map(|position| position as usize).to_vec());
     let stride = shape.qkv_cols() + 4;
     let qkv = case.input(&world.random.floats(rows.len() * stride as usize));
     let y_stride = shape.q_cols() + 8;
@@ -76,7 +88,7 @@ fn prefill(shape: &Shape, geometry: &Geometry) -> Case {
     rows.extend((126..131).map(|position| row(position, 0, 1)));
     rows.push(row(131, 0, 0));
     let mut case = Case::new(format!("prefill {shape:?} {geometry:?}"));
-    let mut world = World::new(&mut case, shape, &rows, vec![126, 0]);
+    let mut world = World::new(&mut case, shape, geometry, &rows, vec![126, 0]);
     let stride = shape.qkv_cols();
     let qkv = case.input(&world.random.floats(rows.len() * stride as usize));
     let close = Compare::F32 { absolute: 2e-6, relative: 1e-5 };
@@ -84,7 +96,7 @@ fn prefill(shape: &Shape, geometry: &Geometry) -> Case {
     let zeros = vec![0f32; rows.len() * shape.q_cols() as usize];
     let mut q = case.in_out("q", &zeros, close);
     let mut y = y_like(&mut case, rows.len(), shape.q_cols());
-    case.dispatch(attention::rope_store(shape, world.operands(), &qkv, stride, &mut q, count));
+    case.dispatch(attention::rope_store(shape, geometry, world.operands(), &qkv, stride, &mut q, count));
     let query = Query::Stored { q: &q };
     case.dispatch(attention::attend(shape, geometry, world.operands(), query, &mut y, shape.q_cols(), count));
     case
@@ -109,7 +121,7 @@ struct World {
 }
 
 impl World {
-    fn new(case: &mut Case, shape: &Shape, rows: &[Row], lengths: Vec<usize>) -> World {
+    fn new(case: &mut Case, shape: &Shape, geometry: &Geometry, rows: &[Row], lengths: Vec<usize>) -> World {
         let mut random = Random::new(u64::from(shape.head_dim * 31 + shape.heads));
         let count = lengths.len() * MAX_BLOCKS;
         let mut blocks: Vec<u32> = (0..count as u32).collect();
@@ -127,7 +139,7 @@ impl World {
                     let head_bytes = shape.block_bytes() as usize / shape.kv_heads as usize;
                     let head = (block * shape.kv_heads as usize + kv_head) * head_bytes..;
                     let (keys, values) = (&mut keys[head.clone()][..head_bytes], &mut values[head][..head_bytes]);
-                    put_token(shape, &mut random, token % 32, [keys, values]);
+                    put_token(shape, geometry.woven, &mut random, token % 32, [keys, values]);
                 }
             }
         }
@@ -170,10 +182,14 @@ impl World {
 }
 
 /// Some key and value of a token in a block of a head.
-fn put_token(shape: &Shape, random: &mut Random, token: usize, [keys, values]: [&mut [u8]; 2]) {
+fn put_token(shape: &Shape, woven: bool, random: &mut Random, token: usize, [keys, values]: [&mut [u8]; 2]) {
     let dim = shape.head_dim as usize;
-    let word = if shape.kv_type == KvType::F16 { 2 } else { 4 };
-    let key_at = |d: usize| ((token / 16 * dim / word + d / word) * 16 + token % 16) * word + d % word;
+    let (tokens, dims) = match (woven, shape.kv_type) {
+        (false, _) => (32, 8),
+        (true, KvType::F16) => (16, 1),
+        (true, KvType::Q8_0) => (16, 4),
+    };
+    let key_at = |d: usize| (token / tokens * dim + d / dims * dims) * tokens + token % tokens * dims + d % dims;
     let value_at = |d: usize| token * dim + d;
     let half = |bytes: &mut [u8], at: usize, value: f32| {
         bytes[2 * at..2 * at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
@@ -187,8 +203,8 @@ fn put_token(shape: &Shape, random: &mut Random, token: usize, [keys, values]: [
         }
         KvType::Q8_0 => {
             for d in 0..dim {
-                keys[key_at(d)] = 1 + random.below(255) as u8;
-                values[value_at(d)] = 1 + random.below(255) as u8;
+                keys[key_at(d)] = (1 + random.below(255) as u8) ^ 0x80;
+                values[value_at(d)] = (1 + random.below(255) as u8) ^ 0x80;
             }
             for group in 0..dim / 32 {
                 half(keys, 16 * dim + group * 32 + token, 3.0 / 127.0 * random.float());
@@ -214,7 +230,7 @@ fn both_ways(shape: &Shape, geometry: &Geometry) -> (Case, Way, Way) {
     let mut case = Case::new(format!("{shape:?} {geometry:?}"));
     let row = |position, sequence| Row { token: 0, position, sequence, live: 1 };
     let rows: Vec<Row> = (0..PROMPT as u32).map(|position| row(position, 0)).collect();
-    let mut world = World::new(&mut case, shape, &rows, vec![0]);
+    let mut world = World::new(&mut case, shape, geometry, &rows, vec![0]);
     let stride = shape.qkv_cols() as usize;
     let floats = world.random.floats(PROMPT * stride);
     let qkv = case.input(&floats);
@@ -222,13 +238,13 @@ fn both_ways(shape: &Shape, geometry: &Geometry) -> (Case, Way, Way) {
     let mut q = case.in_out("q", &zeros, Compare::Exact);
     let mut y = case.in_out("y", &zeros, Compare::Exact);
     let count = PROMPT as u32;
-    case.dispatch(attention::rope_store(shape, world.operands(), &qkv, stride as u32, &mut q, count));
+    case.dispatch(attention::rope_store(shape, geometry, world.operands(), &qkv, stride as u32, &mut q, count));
     let query = Query::Stored { q: &q };
     case.dispatch(attention::attend(shape, geometry, world.operands(), query, &mut y, shape.q_cols(), count));
     let whole = Way { y, keys: world.keys.clone(), values: world.values.clone(), table: world.table.clone() };
 
     let rows: Vec<Row> = (0..PROMPT as u32).flat_map(|position| [row(position, 1), row(position, 0)]).collect();
-    let mut beside = World::new(&mut case, shape, &rows, vec![0, 0]);
+    let mut beside = World::new(&mut case, shape, geometry, &rows, vec![0, 0]);
     (beside.rope, beside.q_gain, beside.k_gain) = (world.rope, world.q_gain, world.k_gain);
     let other = world.random.floats(PROMPT * stride);
     let pairs: Vec<f32> =
@@ -247,10 +263,14 @@ fn both_ways(shape: &Shape, geometry: &Geometry) -> (Case, Way, Way) {
     (case, whole, Way { y, keys: beside.keys, values: beside.values, table })
 }
 
+/// With the geometries of the case table, and as the device at hand is served.
 #[test]
 fn prefill_and_decode_give_the_same_bits() {
     let Some(mut gpu) = device::gpu() else { return };
-    let ways: Vec<_> = pairs().into_iter().map(|(shape, geometry)| (shape, both_ways(&shape, &geometry))).collect();
+    let policy = device::policy(&gpu);
+    let served = shapes().into_iter().map(|shape| (shape, Geometry::new(&policy, &shape)));
+    let pairs = pairs().into_iter().chain(served);
+    let ways: Vec<_> = pairs.map(|(shape, geometry)| (shape, both_ways(&shape, &geometry))).collect();
     let region_bytes = ways.iter().map(|(_, (case, ..))| case.region_bytes()).max().unwrap_or(0);
     gpu.allocate(Region::Step, region_bytes).expect("device memory");
     for (shape, (case, whole, single)) in ways {

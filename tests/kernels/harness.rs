@@ -156,9 +156,10 @@ impl Compare {
                 blocks.find_map(|(index, (expected, actual))| {
                     let ((expected, expected_scales), (actual, actual_scales)) =
                         (expected.split_at(32 * head_dim), actual.split_at(32 * head_dim));
-                    let quant = (0..expected.len())
-                        .find(|&at| expected[at].abs_diff(actual[at]) > 1)
-                        .map(|at| format!(" block {index}, quant {at}: {} instead of {}", actual[at], expected[at]));
+                    let quant =
+                        (0..expected.len()).find(|&at| (expected[at] as i8).abs_diff(actual[at] as i8) > 1).map(|at| {
+                            format!(" block {index}, quant {at}: {} not {}", actual[at] as i8, expected[at] as i8)
+                        });
                     let scales = Compare::F16 { absolute: 1e-7, relative: 1e-3 };
                     quant.or_else(|| scales.difference(expected_scales, actual_scales))
                 })

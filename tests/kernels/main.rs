@@ -31,15 +31,19 @@ fn kernels_equal_their_twins() {
     let (lanes, all) = (gpu.info().subgroup_size, cases.len());
     cases.retain(|case| case.lanes().is_none_or(|needed| needed == lanes));
     println!("{} of {all} cases; the others need subgroups of another size than this device's {lanes}", cases.len());
+    let failures = failures(&mut gpu, &cases);
+    assert!(failures.is_empty(), "{} of {} cases fail:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
+/// Where the device and the twins differ.
+fn failures(gpu: &mut hesper::gpu::Gpu, cases: &[Case]) -> Vec<String> {
     let bytes = cases.iter().map(Case::region_bytes).max().unwrap_or(0);
     let mut twin = reference::Reference::default();
     twin.allocate(Region::Step, bytes).expect("host memory");
     gpu.allocate(Region::Step, bytes).expect("device memory");
-    let mut failures = Vec::new();
-    for case in &cases {
+    let difference = |case: &Case| {
         let expected = case.run(&mut twin);
-        let actual = case.run(&mut gpu);
-        failures.extend(case.difference(&expected, &actual));
-    }
-    assert!(failures.is_empty(), "{} of {} cases fail:\n{}", failures.len(), cases.len(), failures.join("\n"));
+        case.difference(&expected, &case.run(gpu))
+    };
+    cases.iter().filter_map(difference).collect()
 }
