@@ -4,6 +4,7 @@ use super::bench_report::{Case, Report, Result as Measured};
 use super::flags::{DeviceFlags, KvTypeFlag, ModelFlag, Sharing};
 use super::load;
 use anyhow::{Result, anyhow, bail};
+use clap::builder::BoolishValueParser;
 use hesper::engine::pace::{Pace, SILENCE};
 use hesper::engine::request::SamplingParameters;
 use hesper::engine::runner::Runner;
@@ -24,7 +25,7 @@ const WARM_UP: u32 = 4;
 /// Measure tokens per second
 ///
 /// ppN evaluates a prompt of N random tokens in one go; tgN generates N tokens, one after another. Each is run once to
-/// warm up and then as often as -r says. Columns and fields are those of llama.cpp's llama-bench.
+/// warm up, unless --no-warmup is given, and then as often as -r says. Columns and fields are those of llama.cpp's llama-bench.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hesper bench -m model.gguf\n  \
                         hesper bench -m model.gguf -p 128,512 -n 32 -r 3 -o json\n  \
@@ -45,6 +46,9 @@ pub struct Flags {
     #[arg(short = 'r', long, env = "HESPER_REPETITIONS", default_value = "5", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
+    /// Measure at once, as a process's first answer comes, without a run that is not measured.
+    #[arg(long, env = "HESPER_NO_WARMUP", value_parser = BoolishValueParser::new())]
+    no_warmup: bool,
     /// How the results are printed.
     #[arg(short = 'o', long, env = "HESPER_OUTPUT", default_value = "md", value_enum)]
     output: Format,
@@ -72,7 +76,9 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
     report.begin(flags.output, &mut out)?;
     for (index, case) in cases.iter().enumerate() {
         let started = SystemTime::now();
-        bench.measure(&Case { generated: case.generated.min(WARM_UP), ..*case })?;
+        if !flags.no_warmup {
+            bench.measure(&Case { generated: case.generated.min(WARM_UP), ..*case })?;
+        }
         let samples = (0..flags.repetitions).map(|_| bench.measure(case)).collect::<Result<Vec<_>>>()?;
         let result = Measured { case: *case, started, samples };
         report.write(flags.output, index, &result, &mut out)?;
