@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 from cases import HESPER, Case
 
+ROOT = Path(__file__).parents[2]  # scripts/venus-host shows a command the folder that it is run in
+
 
 class Failed(Exception):
     """A measurement that gave no result, and why."""
@@ -53,7 +55,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], limit: float) ->
     result = Run(load_average=os.getloadavg()[0])
     start = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               errors="replace", env={**os.environ, **environment}, start_new_session=True)
+                               errors="replace", env={**os.environ, **environment}, start_new_session=True, cwd=ROOT)
     arrived: queue.Queue[tuple[list[Line], Line] | None] = queue.Queue()
 
     def read(stream: TextIO, lines: list[Line]) -> None:
@@ -83,6 +85,10 @@ def run(command: Sequence[str], environment: Mapping[str, str], limit: float) ->
         except ProcessLookupError:
             pass
         process.wait()
+        for reader in readers:
+            reader.join()
+        process.stdout.close()
+        process.stderr.close()
     result.seconds = time.monotonic() - start
     if process.returncode != 0:
         last = " / ".join(line.text for line in result.errors[-3:])

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SYNTH_GGUF = [Path(__file__).parents[1] / "bench-peers", "synth"]
+ROOT = Path(__file__).parents[2]
+SYNTH_GGUF: list[str | Path] = [ROOT / "scripts/bench-peers", "synth"]
 
 # Arguments of synth_gguf, from the models' published configurations.
 SHAPES: dict[str, str] = {
@@ -29,7 +30,8 @@ def file_name(shape: str, kind: str) -> str:
 def run(command: Sequence[str | Path], log: Path) -> None:
     """Ends the program where the command fails, with its last lines."""
     with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                              cwd=ROOT)
     if done.returncode != 0:
         last = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
         sys.exit(f"{last}\nerror: {command[0]} ended with status {done.returncode} (all of its output: {log})")
