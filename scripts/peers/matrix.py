@@ -27,6 +27,7 @@ from cases import HESPER, LLAMA_CPU, LLAMA_VULKAN, Case
 ROOT = Path(__file__).parents[2]
 VENUS_HOST = str(ROOT / "scripts/venus-host")
 SOFTWARE = ("lavapipe", "venus")
+WHERE = {"lavapipe": [VENUS_HOST, "direct", "--"], "venus": [VENUS_HOST, "run", "--"], "host": []}
 QUICK = ["--models", "qwen3-0.6b", "--types", "Q4_0", "--tests", "pp64,tg32,first-warm", "--rounds", "1"]
 
 
@@ -100,25 +101,23 @@ def files(options: argparse.Namespace) -> dict[str, Path]:
     return found
 
 
-def command(options: argparse.Namespace, case: Case, file: Path, cache: Path) -> tuple[list[str], dict[str, str]]:
-    """The words and the environment of a measurement. `cache` is an empty folder, for caches of compiled kernels."""
+def command(options: argparse.Namespace, case: Case, file: Path, cache: Path) -> list[str]:
+    """What measures a case. `cache` is an empty folder, for caches of compiled kernels."""
     environment = {}
     if case.test.name == "first-cold":
-        environment = {"XDG_CACHE_HOME": str(cache), "MESA_SHADER_CACHE_DIR": str(cache),
-                       "__GL_SHADER_DISK_CACHE_PATH": str(cache)}
+        environment = {name: str(cache) for name in ("XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH")}
+    if case.program == LLAMA_VULKAN:
+        environment["GGML_VK_VISIBLE_DEVICES"] = "0"  # by default it leaves software drivers out
+        if case.driver in SOFTWARE:
+            environment["GGML_VK_DISABLE_COOPMAT"] = "1"  # faster there
+    # By `env`, since scripts/venus-host too has a use for XDG_CACHE_HOME
+    where = [*WHERE[case.driver], "env", *(f"{name}={value}" for name, value in environment.items())]
     bench = ["-m", str(file), "-r", "1", "-o", "jsonl", *case.test.arguments()]
-    where = {"lavapipe": [VENUS_HOST, "direct", "--"], "venus": [VENUS_HOST, "run", "--"], "host": []}[case.driver]
     if case.program == HESPER:
-        software = ["--allow-software"] if case.driver in SOFTWARE else []
-        return [*where, str(options.hesper.absolute()), "bench", *bench, *software], environment
-    bench = [*bench, "-t", str(options.threads), "--progress"]
-    start = [*where, "llama-bench"] if where else llama(options, "llama-bench")
-    if case.program == LLAMA_CPU:
-        return [*start, *bench, "-dev", "none", "-ngl", "0"], environment
-    environment["GGML_VK_VISIBLE_DEVICES"] = "0"  # by default it leaves software drivers out
-    if case.driver in SOFTWARE:
-        environment["GGML_VK_DISABLE_COOPMAT"] = "1"  # faster there
-    return [*start, *bench, "-ngl", "99"], environment
+        return [*where, str(options.hesper.absolute()), "bench", *bench, *(["--allow-software"] if case.driver in SOFTWARE else [])]
+    place = ["-ngl", "99"] if case.program == LLAMA_VULKAN else ["-ngl", "0", "-dev", "none"]
+    llama_bench = [str(options.pack.absolute() / "run")] if options.pack else []
+    return [*where, *llama_bench, "llama-bench", *bench, *place, "-t", str(options.threads), "--progress"]
 
 
 def warm_page_cache(file: Path) -> None:
@@ -157,8 +156,12 @@ class Run:
         file = self.paths[case.model]
         if case.test.is_first:
             warm_page_cache(file)
+        # Below the folder of results, since the tree shows no other folder for temporary files
         with tempfile.TemporaryDirectory(dir=self.options.out) as empty:
-            result = measure.measured(case, lambda one: command(self.options, one, file, Path(empty)), file, self.options.limit)
+            words = command(self.options, case, file, Path(empty))
+            if case.test.name == "first-warm":  # what it compiles is in caches afterwards
+                measure.measured(case, words, file, self.options.limit)
+            result = measure.measured(case, words, file, self.options.limit)
         result |= {"program": self.program(case), "time": now()}
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

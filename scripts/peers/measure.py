@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -49,13 +49,13 @@ def process_cpu_seconds(pid: int) -> float:
         return 0.0
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], limit: float) -> Run:
+def run(command: Sequence[str], limit: float) -> Run:
     """The lines of a command that ends well within so many seconds. The process must stay the one that is started: a
     script in between has to `exec`."""
     result = Run(load_average=os.getloadavg()[0])
     start = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               errors="replace", env={**os.environ, **environment}, start_new_session=True, cwd=ROOT)
+                               errors="replace", start_new_session=True, cwd=ROOT)
     arrived: queue.Queue[tuple[list[Line], Line] | None] = queue.Queue()
 
     def read(stream: TextIO, lines: list[Line]) -> None:
@@ -151,11 +151,10 @@ def result_of(case: Case, run: Run, file_bytes: int) -> dict[str, Any]:
     return result
 
 
-def measured(case: Case, command: Callable[[Case], tuple[list[str], dict[str, str]]], file: Path, limit: float) -> dict[str, Any]:
+def measured(case: Case, command: Sequence[str], file: Path, limit: float) -> dict[str, Any]:
     """The result of a case, also where there is none: then `status` is `over time` or `failed`, and `why` says more."""
-    words, environment = command(case)
     try:
-        return result_of(case, run(words, environment, limit), file.stat().st_size)
+        return result_of(case, run(command, limit), file.stat().st_size)
     except OverTime as error:
         return {"status": "over time", "why": str(error), "limit_seconds": limit}
     except Failed as error:

@@ -111,13 +111,13 @@ class Measure(unittest.TestCase):
 
     def test_a_process_is_read_timed_and_ended(self):
         script = "import sys, time; sum(range(3_000_000)); print('{}', flush=True); print('x', file=sys.stderr)"
-        run = measure.run([sys.executable, "-c", script], {}, 60)
+        run = measure.run([sys.executable, "-c", script], 60)
         self.assertEqual([line.text for line in run.out + run.errors], ["{}", "x"])
         self.assertTrue(0 < run.out[0].cpu_seconds and 0 < run.out[0].seconds <= run.seconds, run)
         with self.assertRaises(measure.OverTime):
-            measure.run([sys.executable, "-c", "import time; time.sleep(60)"], {}, 0.5)
+            measure.run([sys.executable, "-c", "import time; time.sleep(60)"], 0.5)
         with self.assertRaisesRegex(measure.Failed, "status 3: gone"):
-            measure.run([sys.executable, "-c", "import sys; print('gone', file=sys.stderr); sys.exit(3)"], {}, 60)
+            measure.run([sys.executable, "-c", "import sys; print('gone', file=sys.stderr); sys.exit(3)"], 60)
 
 
 class Report(unittest.TestCase):
@@ -166,13 +166,19 @@ class Options(unittest.TestCase):
 
     def test_software_only_where_it_is_meant(self):
         file = Path("m.gguf")
-        ours = matrix.command(self.options(), Case("venus", "m", TG, HESPER, 0), file, file)[0]
+        ours = matrix.command(self.options(), Case("venus", "m", TG, HESPER, 0), file, file)
         self.assertIn("--allow-software", ours)
         gpu = self.options("--gpu", "--pack", "p")
         self.assertEqual((gpu.drivers, "llama-3.1-8b" in gpu.models), (["host"], True))
-        self.assertNotIn("--allow-software", matrix.command(gpu, Case("host", "m", TG, HESPER, 0), file, file)[0])
-        words, environment = matrix.command(gpu, Case("host", "m", TG, LLAMA_VULKAN, 0), file, file)
-        self.assertTrue(words[0].endswith("p/run") and "GGML_VK_DISABLE_COOPMAT" not in environment, (words, environment))
+        self.assertNotIn("--allow-software", matrix.command(gpu, Case("host", "m", TG, HESPER, 0), file, file))
+        theirs = matrix.command(gpu, Case("host", "m", TG, LLAMA_VULKAN, 0), file, file)
+        self.assertTrue(theirs[2].endswith("/p/run") and "GGML_VK_DISABLE_COOPMAT=1" not in theirs, theirs)
+        self.assertIn("GGML_VK_DISABLE_COOPMAT=1", matrix.command(self.options(), Case("venus", "m", TG, LLAMA_VULKAN, 0), file, file))
+
+    def test_a_cold_start_finds_no_cache_and_the_tree_stays_where_it_is(self):
+        words = matrix.command(self.options(), Case("lavapipe", "m", cases.test("first-cold"), HESPER, 0), Path("m.gguf"), Path("/empty"))
+        self.assertGreater(words.index("XDG_CACHE_HOME=/empty"), words.index("env"))
+        self.assertIn("MESA_SHADER_CACHE_DIR=/empty", words)
 
     def test_wrong_options_are_refused(self):
         for words in (["--drivers", "metal"], ["--gpu"], ["--tests", "pp"], ["--rounds", "0"], ["--types", "Q9"],
