@@ -195,9 +195,9 @@ def facts(run: Run, words: Sequence[str]) -> dict[str, str]:
     """Machine, date, versions, command."""
     good = [(case, result) for case, result in run.done if result["status"] == "measured"]
 
-    def seen(program: str, key: str) -> str:
-        values = {str(result[key]) for case, result in good if case.program == program}
-        return ", ".join(sorted(values)) or "nothing measured"
+    def seen(programs: Sequence[str], key: str) -> str:
+        values = {str(result[key]) for case, result in good if case.program in programs}
+        return ", ".join(sorted(values)) or "–"
 
     dates = [result["time"] for _, result in good]
     loads = [result["load_average"] for _, result in good]
@@ -206,8 +206,8 @@ def facts(run: Run, words: Sequence[str]) -> dict[str, str]:
         "command": shlex.join(["scripts/bench-peers", *words]),
         "machine": f"{os.cpu_count()} cores, {processor()}, {platform.system()} {platform.release()}",
         "load before a measurement": f"{min(loads):.1f} to {max(loads):.1f}" if loads else "–",
-        "Hesper": f"{seen(HESPER, 'build')} (revision {revision()}) on {seen(HESPER, 'device')}",
-        "llama.cpp": f"build {seen(LLAMA_VULKAN, 'build')} on {seen(LLAMA_VULKAN, 'device')}; CPU backend with "
+        "Hesper": f"{seen([HESPER], 'build')} (revision {revision()}) on {seen([HESPER], 'device')}",
+        "llama.cpp": f"build {seen([LLAMA_VULKAN, LLAMA_CPU], 'build')} on {seen([LLAMA_VULKAN], 'device')}; CPU backend with "
                      f"{run.options.threads} threads; cooperative matrices {'on' if run.options.gpu else 'off, its faster setting here'}",
         "rounds": f"{run.options.rounds}, by turns; limit of a measurement {run.options.limit:g} s",
     }
