@@ -34,7 +34,7 @@ step_peers() {
   [ "$(uname -s)" = Linux ] || must_skip "the rest needs Linux, as scripts/bench-peers does"
   [ "$(id -u)" = 0 ] || must_skip "the rest needs root (the Venus host's tree); run: sudo -E scripts/test peers"
   limit 1500 cargo test --locked --no-run
-  local short=(--hesper "$HESPER" --models models/hesper-demo-Q8_0.gguf --tests tg32,first-warm --rounds 1 --limit 240)
+  local short=(--hesper "$HESPER" --models models/hesper-demo-Q8_0.gguf --tests "tg32,first-warm" --rounds 1 --limit 240)
   (unset VK_DRIVER_FILES; limit 900 scripts/bench-peers "${short[@]}" --out "$LOGS/peers")
   rm -rf "$LOGS/pack"
   limit 300 scripts/bench-peers pack "$LOGS/pack"

@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -106,10 +107,9 @@ def command(options: argparse.Namespace, case: Case, file: Path, cache: Path) ->
     environment = {}
     if case.test.name == "first-cold":
         environment = {name: str(cache) for name in ("XDG_CACHE_HOME", "MESA_SHADER_CACHE_DIR", "__GL_SHADER_DISK_CACHE_PATH")}
-    if case.program == LLAMA_VULKAN:
-        environment["GGML_VK_VISIBLE_DEVICES"] = "0"  # by default it leaves software drivers out
-        if case.driver in SOFTWARE:
-            environment["GGML_VK_DISABLE_COOPMAT"] = "1"  # faster there
+    if case.program == LLAMA_VULKAN and case.driver in SOFTWARE:
+        # By default it leaves software drivers out, and takes its slower way on them
+        environment |= {"GGML_VK_VISIBLE_DEVICES": "0", "GGML_VK_DISABLE_COOPMAT": "1"}
     # By `env`, since scripts/venus-host too has a use for XDG_CACHE_HOME
     where = [*WHERE[case.driver], "env", *(f"{name}={value}" for name, value in environment.items())]
     bench = ["-m", str(file), "-r", "1", "-o", "jsonl", *case.test.arguments()]
@@ -144,11 +144,15 @@ class Run:
         """Tells one Hesper from another."""
         return self.hesper if case.program == HESPER else case.program
 
+    def is_worth_keeping(self, result: dict[str, Any]) -> bool:
+        status = result["status"]
+        return status == "measured" or (status == "over time" and result["limit_seconds"] >= self.options.limit)
+
     def result(self, case: Case) -> dict[str, Any]:
         kept = self.folder / case.path
         if self.options.resume and kept.exists():
             result = json.loads(kept.read_text(encoding="utf-8"))
-            if result["status"] != "failed" and result["program"] == self.program(case):
+            if result["program"] == self.program(case) and self.is_worth_keeping(result):
                 return result
         why = cases.hopeless(case, self.over_time)
         if why:
@@ -240,4 +244,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended too
     sys.exit(main(sys.argv[1:]))

@@ -120,6 +120,50 @@ class Measure(unittest.TestCase):
             measure.run([sys.executable, "-c", "import sys; print('gone', file=sys.stderr); sys.exit(3)"], 60)
 
 
+class Resume(unittest.TestCase):
+    """A program in Hesper's place that counts its runs, and sleeps once it is told to."""
+
+    def setUp(self):
+        made = tempfile.TemporaryDirectory()
+        self.addCleanup(made.cleanup)
+        self.folder = Path(made.name)
+        self.model = self.folder / "m.gguf"
+        self.model.write_text("m")
+        self.program("25")
+
+    def program(self, rate, sleep=0):
+        file = self.folder / "hesper"
+        line = json.dumps(record(prompt=64, generated=0)).replace("25.0", rate)
+        file.write_text(f"#!/bin/sh\necho x >>{self.folder}/runs\nsleep {sleep}\necho '{line}'\n")
+        file.chmod(0o755)
+
+    def run_matrix(self, *words):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            status = matrix.main(["--hesper", str(self.folder / "hesper"), "--gpu", "--pack", str(self.folder), "--programs", "hesper",
+                                  "--models", str(self.model), "--tests", "pp64", "--rounds", "2", "--out", str(self.folder / "out"), *words])
+        self.assertEqual(status, 0)
+        result = json.loads((self.folder / "out/peers.json").read_text())["results"][0]
+        return len((self.folder / "runs").read_text().split()), result
+
+    def test_what_is_measured_is_kept_until_the_program_is_another(self):
+        runs, result = self.run_matrix()
+        self.assertEqual((runs, result["tokens_per_second"]["rounds"]), (2, [25, 25]))
+        (self.folder / "out/measurements/host/m/pp64/hesper-1.json").unlink()
+        self.assertEqual(self.run_matrix("--resume")[0], 3)
+        self.program("50")
+        runs, result = self.run_matrix("--resume")
+        self.assertEqual((runs, result["tokens_per_second"]["median"]), (5, 50))
+        self.assertEqual(self.run_matrix()[0], 7)
+
+    def test_a_limit_ends_a_measurement_and_a_longer_one_tries_again(self):
+        self.program("25", sleep=2)
+        runs, result = self.run_matrix("--limit", "0.3")
+        self.assertEqual((runs, result["why"], result["rounds"]), (1, "over 0.3 s", 0))
+        self.assertEqual(self.run_matrix("--limit", "0.2", "--resume")[0], 1)
+        runs, result = self.run_matrix("--limit", "60", "--resume")
+        self.assertEqual((runs, result["rounds"]), (3, 2))
+
+
 class Report(unittest.TestCase):
     def test_medians_and_ratios(self):
         found = report_of({("lavapipe", "tg128", HESPER): [good(30.0), good(10.0), good(20.0)],
@@ -172,7 +216,7 @@ class Options(unittest.TestCase):
         self.assertEqual((gpu.drivers, "llama-3.1-8b" in gpu.models), (["host"], True))
         self.assertNotIn("--allow-software", matrix.command(gpu, Case("host", "m", TG, HESPER, 0), file, file))
         theirs = matrix.command(gpu, Case("host", "m", TG, LLAMA_VULKAN, 0), file, file)
-        self.assertTrue(theirs[2].endswith("/p/run") and "GGML_VK_DISABLE_COOPMAT=1" not in theirs, theirs)
+        self.assertTrue(theirs[1].endswith("/p/run") and "GGML_VK_DISABLE_COOPMAT=1" not in theirs, theirs)
         self.assertIn("GGML_VK_DISABLE_COOPMAT=1", matrix.command(self.options(), Case("venus", "m", TG, LLAMA_VULKAN, 0), file, file))
 
     def test_a_cold_start_finds_no_cache_and_the_tree_stays_where_it_is(self):
