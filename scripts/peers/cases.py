@@ -1,4 +1,6 @@
 """What can be measured: programs, drivers, tests, and the order in which they take turns. Pure."""
+from __future__ import annotations  # Python 3.9 is what some hosts have
+
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

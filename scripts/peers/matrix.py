@@ -3,6 +3,8 @@
 
 scripts/bench-peers starts this, and makes what it needs; its own --help says what the options mean.
 """
+from __future__ import annotations  # Python 3.9 is what some hosts have
+
 import argparse
 import datetime
 import hashlib

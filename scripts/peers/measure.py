@@ -1,4 +1,6 @@
 """Runs one measurement: a process, what it prints and when, the CPU time that it had used then."""
+from __future__ import annotations  # Python 3.9 is what some hosts have
+
 import json
 import os
 import queue

@@ -3,6 +3,8 @@
 Speed does not depend on what the weights say. A shape's F16 file is the source of its other types; the type of the
 embedding, which is also the head where the two are tied, is what llama-quantize chooses.
 """
+from __future__ import annotations  # Python 3.9 is what some hosts have
+
 import subprocess
 import sys
 from collections.abc import Sequence

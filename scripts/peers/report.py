@@ -1,4 +1,6 @@
 """From measurements to medians, ratios, tables and a chart. Pure."""
+from __future__ import annotations  # Python 3.9 is what some hosts have
+
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence

@@ -109,6 +109,7 @@ class Measure(unittest.TestCase):
             with self.assertRaises(measure.Failed):
                 self.result(run)
 
+    @unittest.skipUnless(sys.platform == "linux", "scripts/bench-peers needs Linux, whose clock of a process this reads")
     def test_a_process_is_read_timed_and_ended(self):
         script = "import sys, time; sum(range(3_000_000)); print('{}', flush=True); print('x', file=sys.stderr)"
         run = measure.run([sys.executable, "-c", script], 60)
@@ -120,6 +121,7 @@ class Measure(unittest.TestCase):
             measure.run([sys.executable, "-c", "import sys; print('gone', file=sys.stderr); sys.exit(3)"], 60)
 
 
+@unittest.skipUnless(sys.platform == "linux", "scripts/bench-peers needs Linux: it reads /proc/cpuinfo")
 class Resume(unittest.TestCase):
     """A program in Hesper's place that counts its runs, and sleeps once it is told to."""
 
