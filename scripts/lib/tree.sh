@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # A Debian tree to run commands in by chroot, since Venus grows with Mesa and Mesa with Debian's releases: sourced by
-# scripts/venus-host, scripts/vm and scripts/arm64 after common.sh and setup.sh. VENUS_SUITE says which release (sid;
+# scripts/venus-host, scripts/vm, scripts/arm64 and scripts/bench-peers after common.sh and setup.sh. VENUS_SUITE says which release (sid;
 # trixie is Debian 13), VENUS_HOST where the tree lives (in the cache folder hesper/venus-host for sid, hesper/venus-host-SUITE for others).
 
 SUITE=${VENUS_SUITE:-sid}
@@ -58,6 +58,20 @@ inside() {
       mkdir -p "$tree$m"; mount --rbind "$m" "$tree$m"
     done
     exec chroot "$tree" sh -c "cd \"\$0\" && exec \"\$@\"" "$folder" "$@"' "${0##*/}" "$TREE" "${SHOWN:-}" "$@"
+}
+
+# tree_apt NAME PACKAGES: have PACKAGES, a list of words, in the tree; NAME is this set's, so that it is installed once
+# shellcheck disable=SC2086
+tree_apt() {
+  local log=$CACHE/tree-$1.log mark=$TREE/.ready-$1 options="-q -o Acquire::Retries=3 -o Acquire::Check-Valid-Until=false"
+  [ "$(cat "$mark" 2>/dev/null)" != "$2" ] || return 0
+  say "installing what $1 needs into $TREE (once; some minutes)" >&2
+  cp /etc/resolv.conf "$TREE/etc/resolv.conf"
+  (inside / env DEBIAN_FRONTEND=noninteractive timeout 1200 sh -euc "apt-get $options update
+    apt-get $options -y --no-install-recommends install \"\$@\"" sh $2) >"$log" 2>&1 </dev/null ||
+    { tail -n 30 "$log" >&2; die "apt-get in $TREE failed (its last lines are above)"; }
+  rm -rf "$TREE"/var/cache/apt/archives/*.deb
+  echo "$2" >"$mark"
 }
 
 # icd NAME: the manifest of a driver, as a path inside the tree

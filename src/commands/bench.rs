@@ -31,7 +31,7 @@ const PROFILED: u32 = 8;
 /// Measure tokens per second
 ///
 /// ppN evaluates a prompt of N random tokens in one go; tgN generates N tokens, one after another. Each is run once to
-/// warm up and then as often as -r says. Columns and fields are those of llama.cpp's llama-bench.
+/// warm up, unless --no-warmup is given, and then as often as -r says. Columns and fields are those of llama.cpp's llama-bench.
 ///
 /// With --profile each test is run again dispatch by dispatch. Then every kernel's time, GB/s and GFLOP/s are held against
 /// what the device copies, reads and multiplies at most, measured right before, and what a token costs the host is shown.
@@ -56,6 +56,9 @@ pub struct Flags {
     #[arg(short = 'r', long, env = "HESPER_REPETITIONS", default_value = "5", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
+    /// Measure at once, as a process's first answer comes, without a run that is not measured.
+    #[arg(long, env = "HESPER_NO_WARMUP", value_parser = BoolishValueParser::new())]
+    no_warmup: bool,
     /// How the results are printed.
     #[arg(short = 'o', long, env = "HESPER_OUTPUT", default_value = "md", value_enum)]
     output: Format,
@@ -91,7 +94,9 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
     report.begin(flags.output, &mut out)?;
     for (index, case) in cases.iter().enumerate() {
         let started = SystemTime::now();
-        bench.measure(&Case { generated: case.generated.min(WARM_UP), ..*case })?;
+        if !flags.no_warmup {
+            bench.measure(&Case { generated: case.generated.min(WARM_UP), ..*case })?;
+        }
         let mut host = Host::default();
         let measure = |_| bench.measure(case).map(|meter| host.add(&meter));
         let samples = (0..flags.repetitions).map(measure).collect::<Result<Vec<_>>>()?;
