@@ -69,6 +69,7 @@ pub struct Flags {
 }
 
 pub fn bench(flags: &Flags) -> Result<ExitCode> {
+    super::vectors::widen(&flags.device);
     let cases = cases(flags);
     let Some(context_tokens) = cases.iter().map(Case::context_tokens).max() else {
         bail!("nothing is to be measured: give -p or -n a number above 0");

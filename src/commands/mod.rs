@@ -21,3 +21,4 @@ pub mod rm;
 pub mod run;
 pub mod serve;
 pub mod tokenize;
+mod vectors;

@@ -38,7 +38,10 @@ fn every_product_has_a_real_shape_to_be_timed_with() {
 #[test]
 fn kernels_equal_their_twins() {
     let Some(mut gpu) = device::gpu() else { return };
-    let cases = cases();
+    let mut cases = cases();
+    let (lanes, all) = (gpu.info().subgroup_size, cases.len());
+    cases.retain(|case| case.lanes().is_none_or(|needed| needed == lanes));
+    println!("{} of {all} cases; the others need subgroups of another size than this device's {lanes}", cases.len());
     let bytes = cases.iter().map(Case::region_bytes).max().unwrap_or(0);
     let mut twin = reference::Reference::default();
     twin.allocate(Region::Step, bytes).expect("host memory");
