@@ -105,14 +105,14 @@ pub struct Shape {
 impl Shape {
     /// The variant of mat_mul that multiplies it.
     pub fn kernel(&self) -> String {
-        let woven = if self.policy.arrangement(self.format) == Arrangement::Woven { "_woven" } else { "" };
+        let woven = if self.policy.arrangement() == Arrangement::Lanes { "" } else { "_woven" };
         format!("mat_mul_{}{woven}", self.format.variant())
     }
 
     /// Bytes of the repacked matrix.
     #[allow(dead_code)] // the benches ask
     pub fn weight_bytes(&self) -> u64 {
-        layout(self.format, self.policy.arrangement(self.format), 1, self.rows, self.cols).bytes
+        layout(self.format, self.policy.arrangement(), 1, self.rows, self.cols).bytes
     }
 
     /// As `3072×1024, 1 tokens`.
