@@ -2,9 +2,9 @@
 //
 // file: `rows` rows of `cols` elements, row-major; weight: the whole repacked matrix. Row i of the file becomes row
 // l = first_row + i of the matrix, which lies in tile (l / TILE_ROWS) × tile_step + first_tile: so matrices are stacked
-// (first_row) or their tiles interleaved (tile_step 2). One lane owns 32 columns of one row, or with WOVEN of the rows
-// that share words (first_row is then a multiple of TILE_ROWS); missing columns and rows become zero.
-// Grid: x = blocks × rows (WOVEN: × those of whole tiles / WORD_ROWS) / local_size, rounded up.
+// (first_row; with WOVEN a multiple of TILE_ROWS) or their tiles interleaved (tile_step 2). One lane owns 32 columns of one
+// row; missing columns become zero.
+// Grid: x = blocks × rows / local_size, rounded up.
 #extension GL_GOOGLE_include_directive : require
 #include "lib/prelude.glsl"
 #include "lib/quant.glsl"
@@ -36,7 +36,7 @@ uint word_at(uint at) {
 }
 
 // One block of 32 elements of one row, as integers with OFFSET added, and its scales.
-#if !defined(UNSCALED) || defined(WOVEN)
+#if !defined(UNSCALED)
 uint n[32];
 uint scale_word;
 uint super_word;
@@ -118,105 +118,52 @@ void read_block(uint index) {
 }
 #endif
 
+// Where a block of a tile stands among those of all tiles, in the order of memory.
+uint tile_block(uint tile, uint blocks, uint block) {
 #if defined(WOVEN)
-// The integers or bits of one block of a row, and its scales put where they belong: `tile_block` counts the blocks of all
-// tiles, those of a strip's tiles next to each other.
-void take_block(uint row, uint block, uint blocks, uint tile_block, uint super_tile_block, uint lane) {
-#if defined(UNSCALED)
-    [[unroll]] for (uint e = 0; e < 32; ++e) {
-        const uint col = block * 32 + e;
-        const uint at = (row * cols + col) * (QUANT_WORDS / 8);
-        n[e] = col >= cols ? 0 : (QUANT_WORDS == 32 ? word_at(at) : half_at(at));
-    }
+    return (tile / STRIP * blocks + block) * STRIP + tile % STRIP;
 #else
-    read_block(row * blocks + block);
-#endif
-#if defined(SCALE_DM)
-    weight.v[scales + tile_block * TILE_ROWS + lane] = scale_word;
-#elif !defined(UNSCALED)
-    UshortOut(weight).v[scales * 2 + tile_block * TILE_ROWS + lane] = uint16_t(scale_word);
-#endif
-#if defined(SCALE_K) || defined(SCALE_PAIR)
-    if ((block & 7u) == 0) {
-        weight.v[supers + super_tile_block * TILE_ROWS + lane] = super_word;
-    }
+    return tile * blocks + block;
 #endif
 }
 
-// The rows that share words one after another, each adding its bits to the words of all columns.
-void repack_block(uint first, uint block, uint blocks) {
-    const uint tile = ((first_row + first) / TILE_ROWS) * tile_step + first_tile;
-    const uint strip = tile / STRIP;
-    const uint strip_block = strip * blocks + block;
-    const uint first_lane = first % TILE_ROWS;
-    uint words[32];
-    [[unroll]] for (uint e = 0; e < 32; ++e) {
-        words[e] = 0;
+// Stores the words of low bits from the `w`-th to the `w` + 3rd of a row's block.
+void store_quants(uint at, uint lane, uint w, uvec4 words) {
+#if defined(WOVEN)
+    [[unroll]] for (uint i = 0; i < 4; ++i) {
+        weight.v[(at * QUANT_WORDS + w + i) * TILE_ROWS + lane] = words[i];
     }
-#if HIGH_BITS > 0
-    uint bits[32];
-    [[unroll]] for (uint e = 0; e < 32; ++e) {
-        bits[e] = 0;
-    }
-#endif
-    for (uint i = 0; i < WORD_ROWS && first + i < rows; ++i) {
-        const uint super_block = strip * (blocks / 8) + block / 8;
-        take_block(first + i, block, blocks, strip_block * STRIP + tile % STRIP, super_block * STRIP + tile % STRIP,
-                   first_lane + i);
-        [[unroll]] for (uint e = 0; e < 32; ++e) {
-#if HIGH_BITS > 0
-            words[e] |= (n[e] & 0xfu) << (QUANT_WORDS * i);
-            bits[e] |= (n[e] >> 4) << (HIGH_BITS * i);
 #else
-            words[e] |= n[e] << (QUANT_WORDS * i);
+    Uvec4Out(weight).v[(at * CHUNKS + w / 4) * TILE_ROWS + lane] = words;
 #endif
-        }
-    }
-#if defined(UNSCALED)
-    const uint top = 0;
-#else
-    const uint top = 0x80000000u;
-#endif
-    [[unroll]] for (uint c = 0; c < 8; ++c) {
-        const uint at = (strip_block * 8 + c) * STRIP + tile % STRIP;
-        Uvec4Out(weight).v[at * UNITS + first_lane / WORD_ROWS] =
-            uvec4(words[4 * c], words[4 * c + 1], words[4 * c + 2], words[4 * c + 3]) ^ top;
-#if HIGH_BITS > 0
-        [[unroll]] for (uint column = 0; column < 4; ++column) {
-            const uint unit = (high * 4 + at * (TILE_ROWS / 2 * HIGH_BITS)) / HIGH_BITS + (column * TILE_ROWS + first_lane) / 8;
-#if HIGH_BITS == 1
-            ByteOut(weight).v[unit] = uint8_t(bits[4 * c + column]);
-#else
-            UshortOut(weight).v[unit] = uint16_t(bits[4 * c + column]);
-#endif
-        }
-#endif
-    }
 }
-#elif defined(UNSCALED)
+
+#if defined(UNSCALED)
 void repack_block(uint row, uint block, uint blocks) {
     const uint target = first_row + row;
     const uint tile = (target / TILE_ROWS) * tile_step + first_tile;
-    const uint at = (tile * blocks + block) * TILE_ROWS * CHUNKS + target % TILE_ROWS;
     const uint element_bytes = QUANT_WORDS * 4 / 32;
     const uint from = (row * cols + block * 32) * element_bytes;
-    uint words[QUANT_WORDS];
-    [[unroll]] for (uint w = 0; w < QUANT_WORDS; ++w) {
-        // cols % 4 == 0, so a word is wholly inside the row or wholly outside.
-        words[w] = block * 32 + w * 4 / element_bytes < cols ? word_at(from + w * 4) : 0;
-    }
-    [[unroll]] for (uint c = 0; c < CHUNKS; ++c) {
-        Uvec4Out(weight).v[at + c * TILE_ROWS] =
-            uvec4(words[c * 4], words[c * 4 + 1], words[c * 4 + 2], words[c * 4 + 3]);
+    [[unroll]] for (uint w = 0; w < QUANT_WORDS; w += 4) {
+        uvec4 words;
+        [[unroll]] for (uint i = 0; i < 4; ++i) {
+            // cols % 4 == 0, so a word is wholly inside the row or wholly outside.
+            words[i] = block * 32 + (w + i) * 4 / element_bytes < cols ? word_at(from + (w + i) * 4) : 0;
+        }
+        store_quants(tile_block(tile, blocks, block), target % TILE_ROWS, w, words);
     }
 }
 #else
-// Four bytes, or eight 4-bit values of which 0..3 become low nibbles and 4..7 high ones.
+// Four bytes, or eight 4-bit values: WOVEN in their order, else 0..3 become low nibbles and 4..7 high ones.
 uint packed(uint word) {
     uint value = 0;
 #if QUANT_WORDS == 8
     [[unroll]] for (uint e = 0; e < 4; ++e) {
         value |= n[word * 4 + e] << (8 * e);
+    }
+#elif defined(WOVEN)
+    [[unroll]] for (uint e = 0; e < 8; ++e) {
+        value |= (n[word * 8 + e] & 0xfu) << (4 * e);
     }
 #else
     [[unroll]] for (uint e = 0; e < 8; ++e) {
@@ -226,17 +173,8 @@ uint packed(uint word) {
     return value;
 }
 
-void repack_block(uint row, uint block, uint blocks) {
-    const uint target = first_row + row;
-    const uint tile = (target / TILE_ROWS) * tile_step + first_tile;
-    const uint lane = target % TILE_ROWS;
-    const uint at = (tile * blocks + block) * TILE_ROWS;
-    read_block(row * blocks + block);
-    [[unroll]] for (uint c = 0; c < CHUNKS; ++c) {
-        Uvec4Out(weight).v[at * CHUNKS + c * TILE_ROWS + lane] =
-            uvec4(packed(c * 4), packed(c * 4 + 1), packed(c * 4 + 2), packed(c * 4 + 3));
-    }
 #if HIGH_BITS > 0
+void store_high(uint at, uint lane) {
     uint bits[HIGH_BITS];
     [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
         bits[h] = 0;
@@ -245,18 +183,36 @@ void repack_block(uint row, uint block, uint blocks) {
         bits[e * HIGH_BITS / 32] |= (n[e] >> 4) << ((e * HIGH_BITS) % 32);
     }
     [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
-        weight.v[high + (at + lane) * HIGH_BITS + h] = bits[h];
+#if defined(WOVEN)
+        weight.v[high + (at * HIGH_BITS + h) * TILE_ROWS + lane] = bits[h];
+#else
+        weight.v[high + (at * TILE_ROWS + lane) * HIGH_BITS + h] = bits[h];
+#endif
     }
+}
+#endif
+
+void repack_block(uint row, uint block, uint blocks) {
+    const uint target = first_row + row;
+    const uint tile = (target / TILE_ROWS) * tile_step + first_tile;
+    const uint lane = target % TILE_ROWS;
+    const uint at = tile_block(tile, blocks, block);
+    read_block(row * blocks + block);
+    [[unroll]] for (uint w = 0; w < QUANT_WORDS; w += 4) {
+        store_quants(at, lane, w, uvec4(packed(w), packed(w + 1), packed(w + 2), packed(w + 3)));
+    }
+#if HIGH_BITS > 0
+    store_high(at, lane);
 #endif
 #if defined(SCALE_DM)
-    weight.v[scales + at + lane] = scale_word;
+    weight.v[scales + at * TILE_ROWS + lane] = scale_word;
 #else
-    const uint word = (tile * ((blocks + 1) / 2) + block / 2) * TILE_ROWS + lane;
+    const uint word = tile_block(tile, (blocks + 1) / 2, block / 2) * TILE_ROWS + lane;
     UshortOut(weight).v[(scales + word) * 2 + (block & 1u)] = uint16_t(scale_word);
 #endif
 #if defined(SCALE_K) || defined(SCALE_PAIR)
     if ((block & 7u) == 0) {
-        weight.v[supers + (tile * (blocks / 8) + block / 8) * TILE_ROWS + lane] = super_word;
+        weight.v[supers + tile_block(tile, blocks / 8, block / 8) * TILE_ROWS + lane] = super_word;
     }
 #endif
 }
@@ -265,16 +221,7 @@ void repack_block(uint row, uint block, uint blocks) {
 void main() {
     const uint blocks = (cols + BLOCK_COLS - 1) / BLOCK_COLS;
     const uint index = gl_GlobalInvocationID.x;
-#if defined(WOVEN)
-    // The last tile is filled up with zeros.
-    const uint step = WORD_ROWS;
-    const uint end = (rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-#else
-    const uint step = 1;
-    const uint end = rows;
-#endif
-    const uint row = index / blocks * step;
-    if (row < end) {
-        repack_block(row, index % blocks, blocks);
+    if (index < rows * blocks) {
+        repack_block(index / blocks, index % blocks, blocks);
     }
 }

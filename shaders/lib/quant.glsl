@@ -113,6 +113,7 @@ Scales scales_of(uint word, uint super_word) {
 #if defined(WOVEN)
 #include "woven.glsl"
 #else
+const uint WORD_FOURS = 8;
 const uint CHUNKS = QUANT_WORDS / 4;
 
 // 32 elements of one row.
@@ -168,9 +169,13 @@ uvec4 integers(Block b, uint c) {
 }
 #endif
 
+// All words are there.
+void load_word(UintIn weight, inout Block b, uint c) {
+}
+
 // Elements 4c..4c+3 before scaling. The integer becomes a float by standing in the low mantissa bits of 2²³: one `or` and
 // one exact subtraction, where an integer-to-float conversion runs at a quarter of the rate on some GPUs.
-vec4 quants(UintIn weight, Block b, uint c) {
+vec4 quants(Block b, uint c) {
 #if defined(FORMAT_F32)
     return uintBitsToFloat(b.q[c]);
 #elif defined(FORMAT_F16)

@@ -1,127 +1,120 @@
-// Repacked weights for a driver to which gathered loads are dear and a load that all lanes share is cheap: a CPU's. A tile
-// has as many rows as a subgroup has lanes, 8 or 16, and a word holds one column of WORD_ROWS rows, the lowest row in the
-// lowest bits; lanes load it together, and each takes its own bits. STRIP tiles lie side by side, so that a workgroup that
-// owns them reads each plane from one end to the other:
+// Repacked weights for a CPU driver. It gathers, lane by lane, whatever lanes load from addresses of their own, side by side
+// or not. So lanes together load all that lies side by side, from one address, and each picks its own word (`row_word`):
+// LLVM makes one vector load of that. A tile has as many rows as a subgroup has lanes, 8 or 16, and STRIP tiles lie side
+// by side, so that a workgroup that owns them reads each plane from one end to the other:
 //
-//   quants  [strip][block][four columns][tile][WORD_ROWS rows] uvec4     the low bits of four columns
-//   high    [strip][block][four columns][tile][column][row] bits         HIGH_BITS of each, lowest first
-//   scales  [strip][block][tile][row] half                               or uint where there are pairs of halves
+//   quants  [strip][block][tile][QUANT_WORDS][row] uint   the low bits of 32 elements of a row, element 0 lowest
+//   high    [strip][block][tile][HIGH_BITS][row] uint     the bits above the fourth
+//   scales  [strip][block][tile][row] uint                a pair of halves for each block, or
+//           [strip][block / 2][tile][row] uint            16 bits for each of two blocks, the even one low
 //   supers  [strip][block / 8][tile][row] uint
-//
-// A lane's bits become a float where they stand in the word, its scale makes up for their place. The word's top bit is
-// stored inverted: so a signed conversion, the only one that every CPU has, gives the topmost row what it would be less
-// half of its range.
 const uint STRIP = 4;
-const uint WORD_ROWS = 32 / QUANT_WORDS;
-// Units of 16 bytes that hold four columns of a tile.
-const uint UNITS = TILE_ROWS / WORD_ROWS;
+// Vectors of four elements that share a word.
+const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
 
-// 32 elements of one row: where they are, and what becomes of them.
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer EightsIn { uint v[][8]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer SixteensIn { uint v[][16]; };
+
+// The lane's of the TILE_ROWS words from TILE_ROWS × `at` on.
+uint row_word(UintIn memory, uint at, uint lane) {
+    uint words[16];
+    [[unroll]] for (uint i = 0; i < TILE_ROWS; ++i) {
+        if (TILE_ROWS == 8) {
+            words[i] = EightsIn(memory).v[at][i];
+        } else {
+            words[i] = SixteensIn(memory).v[at][i];
+        }
+    }
+    uint own = words[0];
+    [[unroll]] for (uint i = 1; i < TILE_ROWS; ++i) {
+        own = mix(own, words[i], lane == i);
+    }
+    return own;
+}
+
+// 32 elements of one row: where they are, and the words of those that are needed next.
 struct Block {
     uint at;
-    uint high_at;
     uint lane;
+    uvec4 q;
+#if HIGH_BITS > 0
+    uint high[HIGH_BITS];
+#endif
 #if !defined(UNSCALED)
-    // Of the block's two halves: an element is low bits as they stand × scale + high bits × high_scale + offset.
+    // Of the block's two halves: an element is its integer × scale + offset.
     vec2 scale;
-    vec2 high_scale;
     vec2 offset;
 #endif
 };
 
-// The lane's bits of a word start here.
-uint word_shift(uint lane) {
-    return QUANT_WORDS * (lane % WORD_ROWS);
-}
-
-// The lane's word of a plane that has one for each row.
-uint lane_word(UintIn weight, uint first, uint lane) {
-    uint word = 0;
-    [[unroll]] for (uint i = 0; i < TILE_ROWS; i += 4) {
-        const uvec4 four = Uvec4In(weight).v[(first + i) / 4];
-        const uvec2 two = (lane & 2u) == 0 ? four.xy : four.zw;
-        word = lane >= i ? ((lane & 1u) == 0 ? two.x : two.y) : word;
-    }
-    return word;
-}
-
-// The lane's 16 bits of a plane that has a half for each row.
-uint lane_half(UintIn weight, uint first, uint lane) {
-    uint word = 0;
-    [[unroll]] for (uint i = 0; i < TILE_ROWS; i += 8) {
-        const uvec4 four = Uvec4In(weight).v[(first + i / 2) / 4];
-        const uvec2 two = (lane & 4u) == 0 ? four.xy : four.zw;
-        word = lane >= i ? ((lane & 2u) == 0 ? two.x : two.y) : word;
-    }
-    return (word >> (16 * (lane & 1u))) & 0xffffu;
-}
-
 // `blocks`: blocks in a row; the lane's row is tile × TILE_ROWS + lane.
 Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint block, uint lane) {
     Block b;
-    const uint strip_block = (tile / STRIP) * blocks + block;
-    const uint in_strip = tile % STRIP;
-    b.at = (strip_block * 8 * STRIP + in_strip) * UNITS;
-    b.high_at = planes.high + (strip_block * 8 * STRIP + in_strip) * (TILE_ROWS * HIGH_BITS / 8);
+    const uint strip = tile / STRIP;
+    const uint at = (strip * blocks + block) * STRIP + tile % STRIP;
+    b.at = at * QUANT_WORDS;
     b.lane = lane;
+#if HIGH_BITS > 0
+    [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
+        b.high[h] = row_word(weight, planes.high / TILE_ROWS + at * HIGH_BITS + h, lane);
+    }
+#endif
     uint word = 0;
     uint super_word = 0;
 #if defined(SCALE_DM)
-    word = lane_word(weight, planes.scales + (strip_block * STRIP + in_strip) * TILE_ROWS, lane);
+    word = row_word(weight, planes.scales / TILE_ROWS + at, lane);
 #elif !defined(UNSCALED)
-    word = lane_half(weight, planes.scales + (strip_block * STRIP + in_strip) * (TILE_ROWS / 2), lane);
+    const uint pair = (strip * ((blocks + 1) / 2) + block / 2) * STRIP + tile % STRIP;
+    word = (row_word(weight, planes.scales / TILE_ROWS + pair, lane) >> (16 * (block & 1u))) & 0xffffu;
 #endif
 #if defined(SCALE_K) || defined(SCALE_PAIR)
-    const uint super_block = (tile / STRIP) * (blocks / 8) + block / 8;
-    super_word = lane_word(weight, planes.supers + (super_block * STRIP + in_strip) * TILE_ROWS, lane);
+    const uint super_at = (strip * (blocks / 8) + block / 8) * STRIP + tile % STRIP;
+    super_word = row_word(weight, planes.supers / TILE_ROWS + super_at, lane);
 #endif
 #if !defined(UNSCALED)
     const Scales scales = scales_of(word, super_word);
-    const float offset = float(-OFFSET) + (lane % WORD_ROWS == WORD_ROWS - 1 ? float(1 << (QUANT_WORDS - 1)) : 0.0);
-    b.scale = scales.scale * uintBitsToFloat((127 - word_shift(lane)) << 23);
-    b.high_scale = scales.scale * 16.0;
-    b.offset = fma(scales.scale, vec2(offset), vec2(scales.minimum));
+    b.scale = scales.scale;
+    b.offset = fma(scales.scale, vec2(-float(OFFSET)), vec2(scales.minimum));
 #endif
     return b;
 }
 
-#if HIGH_BITS > 0
-// The bits above the fourth of elements 4c..4c+3, as numbers.
-vec4 high_quants(UintIn weight, Block b, uint c) {
-    const uint first = b.high_at + c * STRIP * (TILE_ROWS * HIGH_BITS / 8);
-    vec4 high;
-    [[unroll]] for (uint column = 0; column < 4; ++column) {
-        const uint at = column * TILE_ROWS * HIGH_BITS;
-        const uint shift = at % 32 + b.lane * HIGH_BITS;
-        high[column] = float(int((weight.v[first + at / 32] >> shift) & ((1u << HIGH_BITS) - 1)));
+// Loads the words of elements 4c…, of which there are WORD_FOURS fours.
+void load_word(UintIn weight, inout Block b, uint c) {
+    const uint words = QUANT_WORDS / 8;
+    if (words < 2) {
+        b.q.x = row_word(weight, b.at + c / WORD_FOURS, b.lane);
+    } else {
+        [[unroll]] for (uint w = 0; w < words; ++w) {
+            b.q[w] = row_word(weight, b.at + c * words + w, b.lane);
+        }
     }
-    return high;
 }
-#endif
 
-// Elements 4c..4c+3.
-vec4 quants(UintIn weight, Block b, uint c) {
-    const uint at = b.at + c * STRIP * UNITS;
-    uvec4 n = Uvec4In(weight).v[at];
-    [[unroll]] for (uint u = 1; u < UNITS; ++u) {
-        // Loaded before the choice, or the load would stand in a branch.
-        const uvec4 next = Uvec4In(weight).v[at + u];
-        n = b.lane >= u * WORD_ROWS ? next : n;
-    }
+// Elements 4c..4c+3, whose words are loaded.
+vec4 quants(Block b, uint c) {
 #if defined(FORMAT_F32)
-    return uintBitsToFloat(n);
+    return uintBitsToFloat(b.q);
 #elif defined(FORMAT_F16)
-    n >>= word_shift(b.lane);
-    return vec4(unpackHalf2x16(n.x).x, unpackHalf2x16(n.y).x, unpackHalf2x16(n.z).x, unpackHalf2x16(n.w).x);
+    return vec4(unpackHalf2x16(b.q.x), unpackHalf2x16(b.q.y));
 #elif defined(FORMAT_BF16)
-    return uintBitsToFloat((n << (16 - word_shift(b.lane))) & 0xffff0000u);
+    return uintBitsToFloat(uvec4(b.q.x << 16, b.q.x & 0xffff0000u, b.q.y << 16, b.q.y & 0xffff0000u));
 #else
-    const vec4 low = vec4(ivec4(n & (((1u << QUANT_WORDS) - 1) << word_shift(b.lane))));
-    const bool first = c < GROUP_FOURS;
-    vec4 rest = vec4(first ? b.offset.x : b.offset.y);
+    const uint first = (c % WORD_FOURS) * 4 * QUANT_WORDS;
+    vec4 scale = vec4(c < GROUP_FOURS ? b.scale.x : b.scale.y);
+    uvec4 n;
+    [[unroll]] for (uint i = 0; i < 4; ++i) {
+        const uint shift = first + i * QUANT_WORDS;
 #if HIGH_BITS > 0
-    rest = fma(high_quants(weight, b, c), vec4(first ? b.high_scale.x : b.high_scale.y), rest);
+        const uint bit = (4 * c + i) * HIGH_BITS;
+        n[i] = ((b.q.x >> shift) & 0xfu) | (((b.high[bit / 32] >> (bit % 32)) & ((1u << HIGH_BITS) - 1)) << 4);
+#else
+        // Where it stands, and the scale makes up for that; but a conversion takes the top bit for a sign.
+        const bool top = shift == 32 - QUANT_WORDS;
+        n[i] = top ? b.q.x >> shift : b.q.x & (((1u << QUANT_WORDS) - 1) << shift);
+        scale[i] *= top ? 1.0 : 1.0 / float(1u << shift);
 #endif
-    return fma(low, vec4(first ? b.scale.x : b.scale.y), rest);
+    }
+    return fma(vec4(ivec4(n)), scale, vec4(c < GROUP_FOURS ? b.offset.x : b.offset.y));
 #endif
 }

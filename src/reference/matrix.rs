@@ -1,6 +1,7 @@
 //! Twins of `mat_mul`, `embed` and `repack`, by way of a repacked matrix read element by element.
 
-use super::{Memory, norm::inverse_rms};
+use super::Memory;
+use super::norm::{inverse_rms, inverse_rms_of};
 use crate::gguf::blocks::BlockFormat;
 use crate::kernels::layout::{Arrangement, Layout, Units};
 use crate::kernels::{embed, mat_mul, repack};
@@ -49,52 +50,45 @@ impl Place {
         self.layout.blocks() as usize
     }
 
+    /// The block's number among those of all tiles.
+    fn at(&self) -> usize {
+        self.tile_block(self.blocks(), self.block)
+    }
+
     /// Word and shift of the low bits of element `e`.
     fn quant(&self, e: usize) -> (usize, usize) {
         let bits = self.units.quant_words as usize;
+        let (w, shift) = if self.woven() || bits > 4 {
+            (e * bits / 32, e * bits % 32)
+        } else {
+            (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4))
+        };
         if self.woven() {
-            let word_rows = 32 / bits;
-            let fours = self.tile_block(self.blocks() * 8, self.block * 8 + e / 4);
-            let unit = fours * (self.tile_rows / word_rows) + self.lane / word_rows;
-            return (unit * 4 + e % 4, bits * (self.lane % word_rows));
+            return ((self.at() * bits + w) * self.tile_rows + self.lane, shift);
         }
-        let first = self.tile_block(self.blocks(), self.block) * self.tile_rows * bits;
-        let (w, shift) =
-            if bits == 4 { (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4)) } else { (e * bits / 32, e * bits % 32) };
-        (first + (w / 4 * 32 + self.lane) * 4 + w % 4, shift)
-    }
-
-    /// What the stored integer differs by from the element's: the top bit of a woven word is inverted.
-    fn inverted(&self) -> u32 {
-        let bits = self.units.quant_words;
-        let topmost = self.lane as u32 * bits % 32 + bits == 32;
-        if self.woven() && bits <= 8 && topmost { 1 << (bits - 1) } else { 0 }
+        (self.at() * self.tile_rows * bits + (w / 4 * 32 + self.lane) * 4 + w % 4, shift)
     }
 
     /// Word and shift of the bits above the fourth.
     fn high(&self, e: usize) -> (usize, usize) {
         let bits = self.units.high_words as usize;
-        let at = if self.woven() {
-            let fours = self.tile_block(self.blocks() * 8, self.block * 8 + e / 4);
-            (fours * 4 * self.tile_rows + e % 4 * self.tile_rows + self.lane) * bits
+        let (w, shift) = (e * bits / 32, e * bits % 32);
+        let word = if self.woven() {
+            (self.at() * bits + w) * self.tile_rows + self.lane
         } else {
-            ((self.tile_block(self.blocks(), self.block) * self.tile_rows + self.lane) * 32 + e) * bits
+            (self.at() * self.tile_rows + self.lane) * bits + w
         };
-        (self.layout.high as usize + at / 32, at % 32)
+        (self.layout.high as usize + word, shift)
     }
 
     /// The half, counted from the matrix's first, of the block's scale; of the first of a pair.
     fn scale(&self) -> usize {
         let plane = self.layout.scales as usize * 2;
-        let row = self.tile_block(self.blocks(), self.block) * self.tile_rows + self.lane;
-        match (self.units.scale_halves, self.woven()) {
-            (2, _) => plane + row * 2,
-            (_, true) => plane + row,
-            (_, false) => {
-                let pairs = self.layout.blocks().div_ceil(2) as usize;
-                plane + ((self.tile * pairs + self.block / 2) * self.tile_rows + self.lane) * 2 + self.block % 2
-            }
+        if self.units.scale_halves == 2 {
+            return plane + (self.at() * self.tile_rows + self.lane) * 2;
         }
+        let pair = self.tile_block(self.blocks().div_ceil(2), self.block / 2);
+        plane + (pair * self.tile_rows + self.lane) * 2 + self.block % 2
     }
 
     /// The first half of the super-block's scales.
@@ -125,7 +119,7 @@ impl<'a> Tiles<'a> {
         let place = Place::new(self.layout, tile, lane, col / 32);
         let e = col % 32;
         let (at, shift) = place.quant(e);
-        let low = (self.words[at] >> shift) & mask(place.units.quant_words) ^ place.inverted();
+        let low = (self.words[at] >> shift) & mask(place.units.quant_words);
         let n = |offset: i32| {
             let high = match place.units.high_words {
                 0 => 0,
@@ -174,8 +168,16 @@ pub(super) fn mat_mul(kernel: &Kernel, args: &mat_mul::Resolved, memory: &mut Me
                 let scaled = x.iter().zip(gain).map(|(x, gain)| f64::from(x * gain)).collect();
                 (scaled, inverse_rms(x, args.eps))
             }
-            2 => (x.iter().map(|&x| f64::from(x)).collect(), memory.view::<f32>(&args.scale)[token]),
-            _ => (x.iter().map(|&x| f64::from(x)).collect(), 1.0),
+            norm => {
+                let scale = memory.view::<f32>(&args.scale);
+                let count = args.square_count as usize;
+                let factor = match norm {
+                    2 => scale[token],
+                    3 => inverse_rms_of(&scale[token * count..][..count], cols, args.eps),
+                    _ => 1.0,
+                };
+                (x.iter().map(|&x| f64::from(x)).collect(), factor)
+            }
         };
         let product = |tile: usize, lane: usize| -> f32 {
             let sum: f64 = (0..cols).map(|col| f64::from(tiles.element(tile, lane, col)) * x[col]).sum();
@@ -200,7 +202,22 @@ pub(super) fn mat_mul(kernel: &Kernel, args: &mat_mul::Resolved, memory: &mut Me
     }
     for (token, values) in out.chunks_exact(rows).enumerate() {
         memory.view_mut::<f32>(&args.y)[token * args.y_stride as usize..][..rows].copy_from_slice(values);
+        if args.spec.ahead {
+            let normed = times(values, memory.view(&args.gain));
+            memory.view_mut::<f32>(&args.normed)[token * args.y_stride as usize..][..rows].copy_from_slice(&normed);
+            let squares: Vec<f32> = values.chunks(tile_rows).map(sum_of_squares).collect();
+            let tiles = args.tiles as usize;
+            memory.view_mut::<f32>(&args.squares)[token * tiles..][..tiles].copy_from_slice(&squares);
+        }
     }
+}
+
+fn times(values: &[f32], gain: &[f32]) -> Vec<f32> {
+    values.iter().zip(gain).map(|(value, gain)| value * gain).collect()
+}
+
+fn sum_of_squares(values: &[f32]) -> f32 {
+    values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>() as f32
 }
 
 pub(super) fn embed(kernel: &Kernel, args: &embed::Resolved, memory: &mut Memory) {
@@ -218,6 +235,11 @@ pub(super) fn embed(kernel: &Kernel, args: &embed::Resolved, memory: &mut Memory
             (0..cols).map(|col| tiles.element(tile, lane, col)).collect()
         };
         memory.view_mut::<f32>(&args.y)[row * cols..][..cols].copy_from_slice(&values);
+        if args.spec.ahead {
+            let normed = times(&values, memory.view(&args.gain));
+            memory.view_mut::<f32>(&args.normed)[row * cols..][..cols].copy_from_slice(&normed);
+            memory.view_mut::<f32>(&args.squares)[row] = sum_of_squares(&values);
+        }
     }
 }
 
@@ -229,14 +251,16 @@ pub(super) fn repack(kernel: &Kernel, args: &repack::Resolved, memory: &mut Memo
     // Where planes start is the dispatch's word, not the layout's: the kernel is told so too.
     let layout =
         Layout { high: args.high, scales: args.scales, supers: args.supers, ..plain(format, arrangement, args.cols) };
-    let last = if arrangement == Arrangement::Lanes { rows } else { rows.next_multiple_of(tile_rows) };
-    for row in 0..last {
+    for row in 0..rows {
         let target = args.first_row as usize + row;
         let tile = target / tile_rows * args.tile_step as usize + args.first_tile as usize;
         let words = memory.view_mut::<u32>(&args.weight);
-        let bytes = (row < rows).then(|| &file[row * row_bytes..][..row_bytes]);
         for block in 0..layout.blocks() as usize {
-            repack_block(bytes, &Place::new(layout, tile, target % tile_rows, block), words);
+            repack_block(
+                &file[row * row_bytes..][..row_bytes],
+                &Place::new(layout, tile, target % tile_rows, block),
+                words,
+            );
         }
     }
 }
@@ -246,25 +270,20 @@ fn plain(format: BlockFormat, arrangement: Arrangement, cols: u32) -> Layout {
     Layout::new(format, arrangement, 1, cols).expect("the dispatch was made from such a layout")
 }
 
-/// Reads a block by the format's definition (ggml-common.h) and puts each integer and scale where it belongs. Of a row
-/// beyond the file's only the integers are stored, as zeros.
-fn repack_block(row: Option<&[u8]>, place: &Place, words: &mut [u32]) {
+/// Reads a block by the format's definition (ggml-common.h) and puts each integer and scale where it belongs.
+fn repack_block(row: &[u8], place: &Place, words: &mut [u32]) {
     let format = place.layout.format;
     for e in 0..32 {
         let col = place.block * 32 + e;
-        let value = match row {
-            Some(row) if col < place.layout.cols as usize => integer_in_file(format, row, col),
-            _ => 0,
-        };
+        let value = if col < place.layout.cols as usize { integer_in_file(format, row, col) } else { 0 };
         let mut put = |(at, shift): (usize, usize), bits: u32, value: u32| {
             words[at] = words[at] & !(mask(bits) << shift) | (value & mask(bits)) << shift;
         };
-        put(place.quant(e), place.units.quant_words, value ^ place.inverted());
+        put(place.quant(e), place.units.quant_words, value);
         if place.units.high_words > 0 {
             put(place.high(e), place.units.high_words, value >> 4);
         }
     }
-    let Some(row) = row else { return };
     let from = place.block / (format.block_elements() / 32).max(1) * format.block_bytes();
     let halves: &mut [u16] = bytemuck::cast_slice_mut(words);
     let half = |at: usize| u16::from_le_bytes([row[at], row[at + 1]]);

@@ -42,8 +42,8 @@ impl Case {
     /// Lanes that a subgroup must have for woven weights, whose workgroups are one subgroup each; `None`: any number.
     pub fn lanes(&self) -> Option<u32> {
         let woven =
-            |dispatch: &&Dispatch| dispatch.kernel.family == "mat_mul" && dispatch.kernel.name.ends_with("_woven");
-        self.dispatches.iter().filter(woven).map(|dispatch| dispatch.specialization[0]).max()
+            |dispatch: &&Dispatch| dispatch.kernel.family != "repack" && dispatch.kernel.name.ends_with("_woven");
+        self.dispatches.iter().filter(woven).map(|dispatch| dispatch.specialization[0]).find(|&lanes| lanes < 32)
     }
 
     fn place(&mut self, bytes: u64) -> Tensor {
