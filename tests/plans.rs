@@ -9,7 +9,8 @@ use hesper::engine::runner::{Options, Planned};
 use hesper::gguf::{BlockFormat, Gguf};
 use hesper::kernels::policy::Policy;
 use hesper::model::lower::{Mode, PlanKey};
-use hesper::plan::Plan;
+use hesper::plan::profile::stretches;
+use hesper::plan::{Dispatch, Plan, Region};
 use synthetic::{Formats, Shape, Synthetic, TINY};
 
 /// Most dispatches, and most barriers, of a layer of decoding.
@@ -36,6 +37,38 @@ fn keys() -> [PlanKey; 5] {
         key(Mode::Prefill, 8, 1),
         key(Mode::Logits, 8, 8),
     ]
+}
+
+/// A profile runs layers beside each other: what kernels index memory by must still be what `begin` has written.
+#[test]
+fn stretches_of_a_plan_leave_its_rows_alone() {
+    for shape in families() {
+        let gguf = parse(&Synthetic::new(shape, Formats::All(BlockFormat::Q8_0)));
+        for (key, software) in keys().into_iter().flat_map(|key| [(key, false), (key, true)]) {
+            let plan = lower(&gguf, software, key);
+            let parts = stretches(&plan);
+            let dispatches: Vec<&Dispatch> = parts.iter().flat_map(Plan::dispatches).collect();
+            assert_eq!(dispatches.len(), plan.dispatches().count(), "{}", plan.name);
+            let mut read = 0;
+            for (at, dispatch) in dispatches.iter().enumerate() {
+                let operands = dispatch.kernel.operands.iter().zip(&dispatch.operands);
+                let indices = operands.filter(|(info, tensor)| {
+                    ["rows", "outputs", "select"].contains(&info.name)
+                        && !info.writable
+                        && tensor.region == Region::Arena
+                });
+                for (_, tensor) in indices {
+                    let writes = |earlier: &&&Dispatch| {
+                        earlier.accesses().any(|(other, writes)| writes && other.overlaps(tensor))
+                    };
+                    let last = dispatches[..at].iter().rev().find(writes).expect("somebody has written it");
+                    assert_eq!(last.kernel.name, "begin", "{}: {}", plan.name, dispatch.label);
+                    read += 1;
+                }
+            }
+            assert!(read > 1, "{}: nothing was looked at", plan.name);
+        }
+    }
 }
 
 /// One of each family.

@@ -33,7 +33,7 @@ const PROFILED: u32 = 8;
 /// ppN evaluates a prompt of N random tokens in one go; tgN generates N tokens, one after another. Each is run once to
 /// warm up, unless --no-warmup is given, and then as often as -r says. Columns and fields are those of llama.cpp's llama-bench.
 ///
-/// With --profile each test is run again dispatch by dispatch. Then every kernel's time, GB/s and GFLOP/s are held against
+/// With --profile each test is run again, the same part of all layers together. Then every kernel's time, GB/s and GFLOP/s are held against
 /// what the device copies, reads and multiplies at most, measured right before, and what a token costs the host is shown.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hesper bench -m model.gguf\n  \
@@ -151,7 +151,7 @@ impl Bench {
         Ok(meter.stop(solo.runner))
     }
 
-    /// Runs a case's steps dispatch by dispatch. Of `runs` runs the least time of each dispatch counts.
+    /// Runs a case's steps part by part. Of `runs` runs the least time of each part of a step counts.
     fn profile(&mut self, case: &Case, runs: u32, host: Host, roofline: Roofline) -> Result<Profiled> {
         let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
         let mut solo = Solo::begin(&mut self.runner, &[], &greedy, 0);

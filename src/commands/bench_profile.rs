@@ -81,7 +81,7 @@ pub fn step_reach(step: &StepRows) -> Reach {
 pub struct Profiled {
     pub profile: Profile,
     pub clock: Clock,
-    /// Of so many runs each dispatch's least time counts.
+    /// Of so many runs the least time of each step's parts counts.
     pub runs: u32,
     /// Tokens that were profiled.
     pub tokens: u64,
@@ -151,7 +151,7 @@ impl Profiled {
             "flops": rounded(self.a_token(line.flops as f64)),
             "gb_per_s": rounded(line.gb_s()),
             "gflop_per_s": rounded(line.gflop_s()),
-            "roofline_share": rounded(share),
+            "roofline_share": share.map(rounded),
             "bound": bound.name(),
         })
     }
@@ -161,7 +161,7 @@ impl Profiled {
         let mut text = format!("{test}, a token (timed by {}, the least of {} runs):\n\n", self.clock, self.runs);
         text += "| part | kernel | dispatches | µs | share | GB/s | GFLOP/s | of roofline | bound |\n";
         text += "|---|---|---:|---:|---:|---:|---:|---:|---|\n";
-        let whole = self.profile.least_us(&self.roofline) / total.time_us.max(f64::MIN_POSITIVE);
+        let whole = (total.time_us > 0.0).then(|| self.profile.least_us(&self.roofline) / total.time_us);
         let share = |line: &Line| {
             let (share, bound) = line.of_roofline(&self.roofline);
             (share, bound.name())
@@ -170,7 +170,7 @@ impl Profiled {
         let shares = lines.iter().map(share).chain([(whole, "")]);
         for (line, (of_roofline, bound)) in lines.iter().chain([&total]).zip(shares) {
             text += &format!(
-                "| {} | {} | {} | {:.1} | {:.1} % | {:.2} | {:.1} | {:.0} % | {} |\n",
+                "| {} | {} | {} | {:.1} | {:.1} % | {:.2} | {:.1} | {} | {} |\n",
                 line.part,
                 line.kernel,
                 short(self.a_token(line.dispatches as f64)),
@@ -178,7 +178,7 @@ impl Profiled {
                 100.0 * line.time_us / total.time_us.max(f64::MIN_POSITIVE),
                 line.gb_s(),
                 line.gflop_s(),
-                100.0 * of_roofline,
+                of_roofline.map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", 100.0 * share)),
                 bound
             );
         }

@@ -11,7 +11,8 @@ use crate::model::load;
 use crate::model::lower::{Mode, Model, PlanKey};
 use crate::model::memory::{LOGITS_ROWS, MemoryPlan, Sizes, State};
 use crate::model::weights::Weights;
-use crate::plan::{DispatchTimes, Executor, ExecutorError, Plan, Prepared, Region, Tensor};
+use crate::plan::profile::stretches;
+use crate::plan::{Executor, ExecutorError, Plan, PlanTimes, Prepared, Region, Tensor};
 use bytemuck::NoUninit;
 use std::collections::HashMap;
 
@@ -315,13 +316,13 @@ impl Runner {
         Ok(StepNumber(self.submitted - 1))
     }
 
-    /// Runs a step's dispatches one after another, waits, and says what each took. Otherwise like [`Runner::submit`], with
-    /// nothing in flight.
-    pub fn profile(&mut self, step: &StepRows) -> Result<(Plan, DispatchTimes), ExecutorError> {
+    /// Runs the [`stretches`] of a step's plan, waits, and says what each took. What it leaves in the cache and samples is
+    /// worth nothing. Nothing may be in flight.
+    pub fn profile(&mut self, step: &StepRows) -> Result<(Plan, PlanTimes), ExecutorError> {
         let key = self.key(step);
         self.write_step(key, step);
         let plan = self.model.lower(key);
-        let times = self.executor.time_dispatches(&plan)?;
+        let times = self.executor.time(&stretches(&plan))?;
         self.submitted += 1;
         Ok((plan, times))
     }

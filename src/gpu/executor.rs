@@ -7,7 +7,7 @@ use super::profile::{Stopwatch, timestamp_bits};
 use super::queue::{Queue, Raw};
 use super::record::{self, Place, Ready};
 use super::{Error, Vulkan};
-use crate::plan::{Clock, DeviceLabel, DispatchTimes, Executor, ExecutorError, Plan, Prepared, Region, Ticket};
+use crate::plan::{Clock, DeviceLabel, Executor, ExecutorError, Plan, PlanTimes, Prepared, Region, Ticket};
 use ash::vk;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use vulkano::device::{Device, DeviceCreateInfo, QueueCreateInfo};
 /// Bytes that one copy out of unmapped memory moves.
 const READ_PIECE_BYTES: u64 = 1 << 20;
 
-/// Submissions of nothing whose median time is taken from that of a dispatch, where the device has no clock.
+/// Submissions of nothing whose median time is taken from that of a plan, where the device has no clock.
 const EMPTY_SUBMISSIONS: usize = 9;
 
 /// When to give up a device. Drivers reset GPUs that hang within seconds; a CPU may well take minutes for honest work.
@@ -169,32 +169,29 @@ impl Gpu {
         self.queue.set_timeout(timeout);
     }
 
-    /// Times a plan as [`Executor::time_dispatches`] does, by the clock that is asked for.
-    pub fn time_by(&mut self, clock: Clock, plan: &Plan) -> Result<DispatchTimes, ExecutorError> {
-        let commands = self.ready(plan)?;
+    /// Times plans as [`Executor::time`] does, by the clock that is asked for.
+    pub fn time_by(&mut self, clock: Clock, plans: &[Plan]) -> Result<PlanTimes, ExecutorError> {
+        let plans = plans.iter().map(|plan| self.ready(plan)).collect::<Result<Vec<_>, _>>()?;
         let times_us = match clock {
-            Clock::Timestamps => self.times_by_timestamps(&commands)?,
-            Clock::Waits => self.times_by_waits(&commands)?,
+            Clock::Timestamps => self.times_by_timestamps(&plans)?,
+            Clock::Waits => self.times_by_waits(&plans)?,
         };
-        Ok(DispatchTimes { clock, times_us })
+        Ok(PlanTimes { clock, times_us })
     }
 
-    fn times_by_timestamps(&mut self, commands: &[Ready]) -> Result<Vec<f64>, ExecutorError> {
-        let dispatches = commands.iter().filter(|command| matches!(command, Ready::Dispatch { .. })).count();
-        let watch = Stopwatch::new(self.raw.clone(), self.queue.family(), dispatches)?;
+    fn times_by_timestamps(&mut self, plans: &[Vec<Ready>]) -> Result<Vec<f64>, ExecutorError> {
+        let watch = Stopwatch::new(self.raw.clone(), self.queue.family(), plans.len())?;
         let layout = self.pipelines.layout;
-        self.queue.run_once(|ash, buffer| watch.record(ash, buffer, layout, commands))?;
+        self.queue.run_once(|ash, buffer| watch.record(ash, buffer, layout, plans))?;
         watch.times_us()
     }
 
-    fn times_by_waits(&mut self, commands: &[Ready]) -> Result<Vec<f64>, ExecutorError> {
+    fn times_by_waits(&mut self, plans: &[Vec<Ready>]) -> Result<Vec<f64>, ExecutorError> {
         let mut nothing =
             (0..EMPTY_SUBMISSIONS).map(|_| self.submit_and_wait_us(&[])).collect::<Result<Vec<_>, _>>()?;
         nothing.sort_by(f64::total_cmp);
         let nothing_us = nothing[nothing.len() / 2];
-        let dispatches = commands.iter().filter(|command| matches!(command, Ready::Dispatch { .. }));
-        let alone = dispatches.map(|dispatch| self.submit_and_wait_us(std::slice::from_ref(dispatch)));
-        alone.map(|time_us| Ok((time_us? - nothing_us).max(0.0))).collect()
+        plans.iter().map(|commands| Ok((self.submit_and_wait_us(commands)? - nothing_us).max(0.0))).collect()
     }
 
     fn submit_and_wait_us(&mut self, commands: &[Ready]) -> Result<f64, ExecutorError> {
@@ -323,9 +320,9 @@ impl Executor for Gpu {
         self.read_unmapped(region, offset_bytes, out)
     }
 
-    fn time_dispatches(&mut self, plan: &Plan) -> Result<DispatchTimes, ExecutorError> {
+    fn time(&mut self, plans: &[Plan]) -> Result<PlanTimes, ExecutorError> {
         let has_timestamps = timestamp_bits(&self.raw, self.queue.family()) > 0;
-        self.time_by(if has_timestamps { Clock::Timestamps } else { Clock::Waits }, plan)
+        self.time_by(if has_timestamps { Clock::Timestamps } else { Clock::Waits }, plans)
     }
 
     fn submissions(&self) -> Option<u64> {

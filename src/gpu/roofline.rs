@@ -65,14 +65,14 @@ impl Probe<'_> {
             copy::Args { x: &self.x, y: &mut self.y.clone(), units },
             [units / LANES, 1, 1],
         );
-        let copy_us = self.best_us(copy)?;
+        let copy_us = self.best_us(&alone(copy))?;
         let read = read::dispatch(
             &read::READ,
             read::Spec { local_size: if self.software { lanes } else { LANES }, broadcast: self.software },
             read::Args { x: &self.x, y: &mut self.y.clone(), units: READ_UNITS },
             [(self.x.bytes / 16) as u32 / READ_UNITS, 1, 1],
         );
-        let read_us = self.best_us(read)?;
+        let read_us = self.best_us(&alone(read))?;
         let mut fma_gflop_s = Vec::new();
         for subgroups in [1, 2, 4, 8] {
             let lanes = lanes * subgroups;
@@ -88,10 +88,9 @@ impl Probe<'_> {
         })
     }
 
-    /// The least time of a dispatch.
-    fn best_us(&mut self, dispatch: Dispatch) -> Result<f64, ExecutorError> {
-        let plan = plan(vec![Command::Barrier, Command::Dispatch(dispatch)]);
-        let times = (0..RUNS).map(|_| self.gpu.time_dispatches(&plan).map(|times| times.times_us[0]));
+    /// The least time of a plan.
+    fn best_us(&mut self, plan: &Plan) -> Result<f64, ExecutorError> {
+        let times = (0..RUNS).map(|_| self.gpu.time(std::slice::from_ref(plan)).map(|times| times.times_us[0]));
         // A clock may be so coarse that nothing is left; no rate is infinite.
         Ok(times.collect::<Result<Vec<_>, _>>()?.into_iter().fold(f64::INFINITY, f64::min).max(1e-3))
     }
@@ -104,8 +103,8 @@ impl Probe<'_> {
         let mut steps = 256;
         loop {
             let args = fma::Args { y: &mut y, steps, factor: 0.5, addend: 1.0 };
-            let time_us =
-                self.best_us(fma::dispatch(&fma::FMA, fma::Spec { local_size: lanes }, args, [groups, 1, 1]))?;
+            let spec = fma::Spec { local_size: lanes };
+            let time_us = self.best_us(&alone(fma::dispatch(&fma::FMA, spec, args, [groups, 1, 1])))?;
             if time_us >= FMA_US || steps >= STEPS_MAX {
                 return Ok((2 * CHAINS * u64::from(steps) * all) as f64 / 1e3 / time_us);
             }
@@ -123,11 +122,13 @@ impl Probe<'_> {
             copy::Args { x: &x, y: &mut y, units: 1 },
             [1, 1, 1],
         );
-        let commands = vec![Command::Dispatch(idle); IDLE_DISPATCHES];
-        let mut times = self.gpu.time_dispatches(&plan(commands))?.times_us;
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2])
+        let commands = vec![[Command::Barrier, Command::Dispatch(idle)]; IDLE_DISPATCHES].concat();
+        Ok(self.best_us(&plan(commands))? / IDLE_DISPATCHES as f64)
     }
+}
+
+fn alone(dispatch: Dispatch) -> Plan {
+    plan(vec![Command::Barrier, Command::Dispatch(dispatch)])
 }
 
 fn plan(commands: Vec<Command>) -> Plan {

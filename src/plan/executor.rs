@@ -48,12 +48,12 @@ impl std::fmt::Display for DeviceLabel {
     }
 }
 
-/// What dispatches are timed by.
+/// What plans are timed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// The device's own, before and behind each dispatch.
+    /// The device's own, before and behind each plan, less what two timestamps with nothing between them are apart.
     Timestamps,
-    /// The host's: each dispatch is submitted alone and waited for, less what submitting nothing takes.
+    /// The host's: each plan is submitted alone and waited for, less what submitting nothing takes.
     Waits,
 }
 
@@ -66,11 +66,11 @@ impl std::fmt::Display for Clock {
     }
 }
 
-/// What the dispatches of a plan took.
+/// What plans took.
 #[derive(Clone, Debug, PartialEq)]
-pub struct DispatchTimes {
+pub struct PlanTimes {
     pub clock: Clock,
-    /// Microseconds of each, in the plan's order.
+    /// Microseconds of each, in order.
     pub times_us: Vec<f64>,
 }
 
@@ -109,10 +109,9 @@ pub trait Executor {
     /// Copies bytes out of any region, after waiting for everything submitted. For unmapped regions this is slow.
     fn read(&mut self, region: Region, offset_bytes: u64, out: &mut [u8]) -> Result<(), ExecutorError>;
 
-    /// Runs a plan once with its dispatches one after another, waits, and says what each took. Like a submission, it changes
-    /// what the plan changes.
-    fn time_dispatches(&mut self, plan: &Plan) -> Result<DispatchTimes, ExecutorError> {
-        Err(ExecutorError::Device(format!("this executor does not time dispatches, as those of {}", plan.name)))
+    /// Runs plans once, one behind the other, waits, and says what each took. Like submissions, it changes what they change.
+    fn time(&mut self, plans: &[Plan]) -> Result<PlanTimes, ExecutorError> {
+        Err(ExecutorError::Device(format!("this executor has no clock for {} plans", plans.len())))
     }
 
     /// Calls so far that have handed something to the device's queue, marks included; `None`: it has no queue.

@@ -8,7 +8,7 @@ pub mod executor;
 pub mod hazards;
 pub mod profile;
 
-pub use executor::{Clock, DeviceLabel, DispatchTimes, Executor, ExecutorError, Prepared, Ticket};
+pub use executor::{Clock, DeviceLabel, Executor, ExecutorError, PlanTimes, Prepared, Ticket};
 
 /// Where a tensor lives. Executors give every region one contiguous allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

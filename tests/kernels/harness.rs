@@ -81,6 +81,20 @@ impl Case {
         self.dispatches.iter().any(|dispatch| dispatch.kernel.name == kernel)
     }
 
+    #[allow(dead_code)] // the benches ask
+    pub fn dispatches(&self) -> &[Dispatch] {
+        &self.dispatches
+    }
+
+    /// The region before anything has run.
+    pub fn initial_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![CANARY; self.region_bytes() as usize];
+        for (tensor, input) in &self.inputs {
+            bytes[tensor.offset_bytes as usize..tensor.end_bytes() as usize].copy_from_slice(input);
+        }
+        bytes
+    }
+
     fn plan(&self) -> Plan {
         let mut builder = Builder::default();
         self.dispatches.iter().cloned().for_each(|dispatch| builder.push(dispatch));
@@ -89,10 +103,7 @@ impl Case {
 
     /// The region's bytes after running on `executor`, whose [`Region::Step`] holds at least [`Case::region_bytes`].
     pub fn run(&self, executor: &mut dyn Executor) -> Vec<u8> {
-        let mut bytes = vec![CANARY; self.region_bytes() as usize];
-        for (tensor, input) in &self.inputs {
-            bytes[tensor.offset_bytes as usize..tensor.end_bytes() as usize].copy_from_slice(input);
-        }
+        let mut bytes = self.initial_bytes();
         executor.write(Region::Step, 0, &bytes);
         let prepared = executor.prepare(&self.plan()).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         executor.submit(prepared).unwrap_or_else(|error| panic!("{}: {error}", self.name));

@@ -13,6 +13,7 @@ mod sampling;
 
 use cases::cases;
 use harness::Case;
+use hesper::kernels::policy::Policy;
 use hesper::{kernels::KERNELS, plan::Executor, plan::Region, reference};
 
 #[test]
@@ -22,6 +23,16 @@ fn every_kernel_has_a_twin_and_a_case() {
         assert!(reference::twin(kernel.family).is_some(), "{} has no twin", kernel.name);
         assert!(cases.iter().any(|case| case.uses(kernel.name)), "{} has no case", kernel.name);
     }
+}
+
+#[test]
+fn every_product_has_a_real_shape_to_be_timed_with() {
+    let shapes = [Policy::SOFTWARE, Policy::GPU].map(matrix::real_shapes).concat();
+    for kernel in KERNELS.iter().filter(|kernel| kernel.family == "mat_mul") {
+        let shape = shapes.iter().find(|shape| shape.kernel() == kernel.name);
+        assert!(shape.is_some_and(|shape| shape.name().starts_with("3072×1024, ")), "{} has none", kernel.name);
+    }
+    assert!(shapes.iter().all(|shape| KERNELS.iter().any(|kernel| kernel.name == shape.kernel())));
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn policies(format: BlockFormat) -> Vec<Policy> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub enum Kind {
     Norm,
     ScaledAdd,
     BiasGate,
@@ -85,14 +85,46 @@ enum Kind {
     Summed,
 }
 
-#[derive(Debug)]
-struct Shape {
+/// Products of the shapes that models of 0.6 to 1 billion parameters have, for one token and for a chunk of a prompt: what
+/// is worth timing. Each is made when it is asked for, since the largest take gigabytes.
+pub fn real_shapes(policy: Policy) -> Vec<Shape> {
+    let matrices = [(3072, 1024), (8192, 2048), (151_936, 1024)];
+    let kinds = BlockFormat::ALL.into_iter().flat_map(|format| matrices.map(|matrix| (format, matrix)));
+    // Nobody keeps a vocabulary in 32 bits.
+    let kept = kinds.filter(|&(format, (rows, _))| format != BlockFormat::F32 || rows < 10_000);
+    kept.flat_map(|(format, (rows, cols))| {
+        [1, 64].map(|tokens| Shape { format, rows, cols, tokens, policy, kind: Kind::ScaledAdd })
+    })
+    .collect()
+}
+
+#[derive(Clone, Debug)]
+pub struct Shape {
     format: BlockFormat,
     rows: usize,
     cols: usize,
     tokens: usize,
     policy: Policy,
     kind: Kind,
+}
+
+impl Shape {
+    /// The variant of mat_mul that multiplies it.
+    pub fn kernel(&self) -> String {
+        let woven = if self.policy.arrangement() == Arrangement::Lanes { "" } else { "_woven" };
+        format!("mat_mul_{}{woven}", self.format.variant())
+    }
+
+    /// Bytes of the repacked matrix.
+    #[allow(dead_code)] // the benches ask
+    pub fn weight_bytes(&self) -> u64 {
+        layout(self.format, self.policy.arrangement(), 1, self.rows, self.cols).bytes
+    }
+
+    /// As `3072×1024, 1 tokens`.
+    pub fn name(&self) -> String {
+        format!("{}×{}, {} tokens", self.rows, self.cols, self.tokens)
+    }
 }
 
 /// Partial sums of squares of a row.
@@ -122,7 +154,7 @@ fn layout(format: BlockFormat, arrangement: Arrangement, matrices: usize, rows: 
     Layout::new(format, arrangement, tiles as u32, cols as u32).expect("a small matrix")
 }
 
-fn product(shape: &Shape) -> Case {
+pub fn product(shape: &Shape) -> Case {
     let &Shape { format, rows, cols, tokens, ref policy, kind } = shape;
     let mut case = Case::new(format!("mat_mul {shape:?}"));
     let mut random = Random::new((rows * 7 + tokens) as u64);

@@ -4,7 +4,7 @@ use crate::harness::{Case, Compare, Random};
 use hesper::kernels::{fma, read};
 
 pub fn cases() -> Vec<Case> {
-    let reads = [(4, true, 64, 3), (8, true, 4, 1), (8, false, 96, 5), (32, false, 128, 2)];
+    let reads = [(4, true, 64, 3), (8, true, 16, 1), (8, false, 384, 5), (32, false, 512, 2)];
     let multiplies = [(1, 1, 16), (8, 3, 48)];
     let reads = reads.map(|(lanes, broadcast, units, groups)| reads_units(lanes, broadcast, units, groups));
     reads
