@@ -89,6 +89,22 @@ enum Input {
     Normed { x: Tensor, scale: Tensor },
 }
 
+impl Input {
+    /// x as mat_mul takes it, and what it still needs.
+    fn operands(&self, eps: f32) -> (&Tensor, Norm<'_>) {
+        match self {
+            Input::Normed { x, scale } => (x, Norm::Scaled(scale)),
+            Input::Plain { x, gain } => (x, Norm::Fused { gain, eps }),
+        }
+    }
+}
+
+/// Weights of a matrix, with what fills up its last tile.
+fn weights(matrix: &Matrix) -> u64 {
+    let layout = &matrix.layout;
+    u64::from(layout.tiles * layout.arrangement.tile_rows()) * u64::from(layout.cols)
+}
+
 struct Lowering<'a> {
     model: &'a Model,
     key: PlanKey,
@@ -134,7 +150,11 @@ impl Lowering<'_> {
         let label = format!("layer {index} output");
         let x = self.product(label, &layer.output, &attended, bias, Epilogue::Add(&x));
         let label = |part: &str| format!("layer {index} {part}");
-        let input = self.input(label("feed forward norm"), &x, &layer.feed_forward_norm);
+        let parts = match &layer.gate_up {
+            GateUp::Interleaved(both) => both,
+            GateUp::Separate { gate, .. } => gate,
+        };
+        let input = self.input(label("feed forward norm"), &x, &layer.feed_forward_norm, weights(parts));
         let gated = match &layer.gate_up {
             GateUp::Interleaved(both) => {
                 self.side_by_side(label("gate up"), &[(both, 0)], &input, None, &Epilogue::GateUp)
@@ -151,7 +171,8 @@ impl Lowering<'_> {
     fn attention(&mut self, index: usize, layer: &Layer, x: &Tensor, rows: &Tensor) -> Tensor {
         let parts: Vec<_> = layer.query_key_value.iter().map(|part| (&part.matrix, part.first_output)).collect();
         let bias = layer.query_key_value_bias.as_ref();
-        let input = self.input(format!("layer {index} attention norm"), x, &layer.attention_norm);
+        let largest = parts.iter().map(|(matrix, _)| weights(matrix)).max().unwrap_or(0);
+        let input = self.input(format!("layer {index} attention norm"), x, &layer.attention_norm, largest);
         let qkv = self.side_by_side(format!("layer {index} qkv"), &parts, &input, bias, &Epilogue::Store);
 
         let model = self.model;
@@ -206,9 +227,9 @@ impl Lowering<'_> {
         y
     }
 
-    /// x as the products behind a norm take it.
-    fn input(&mut self, label: String, x: &Tensor, gain: &Tensor) -> Input {
-        if self.model.policy.fuses_norm(self.key.rows) {
+    /// x as the products behind a norm take it, with matrices of at most `weights` weights.
+    fn input(&mut self, label: String, x: &Tensor, gain: &Tensor, weights: u64) -> Input {
+        if self.model.policy.fuses_norm(self.key.rows, weights) {
             return Input::Plain { x: x.clone(), gain: gain.clone() };
         }
         let (x, scale) = self.norm(label, x, gain, &self.model.state.every_row, self.key.rows);
@@ -232,10 +253,7 @@ impl Lowering<'_> {
             let offset = u64::from(first_output) * 4;
             let mut target = y.part(offset, y.bytes - offset);
             let bias = bias.map(|bias| bias.part(offset, u64::from(weight.rows) * 4));
-            let (x, norm) = match input {
-                Input::Normed { x, scale } => (x, Norm::Scaled(scale)),
-                Input::Plain { x, gain } => (x, Norm::Fused { gain, eps: dims.norm_eps }),
-            };
+            let (x, norm) = input.operands(dims.norm_eps);
             let product = MatMul {
                 x,
                 weight,
@@ -265,15 +283,23 @@ impl Lowering<'_> {
     /// Logits of the output rows.
     fn head(&mut self, x: &Tensor, outputs: &Tensor) {
         let model = self.model;
-        let (normed, scale) = self.norm("final norm".into(), x, &model.weights.final_norm, outputs, self.key.outputs);
+        let (gain, count) = (&model.weights.final_norm, self.key.outputs);
+        let every_row = self.key.mode == Mode::Decode;
+        let input = if every_row && model.policy.fuses_final_norm(count, weights(&model.weights.head)) {
+            Input::Plain { x: x.clone(), gain: gain.clone() }
+        } else {
+            let (x, scale) = self.norm("final norm".into(), x, gain, outputs, count);
+            Input::Normed { x, scale }
+        };
+        let (x, norm) = input.operands(model.dims.norm_eps);
         let mut logits = model.state.logits.clone();
         let product = MatMul {
-            x: &normed,
+            x,
             weight: &model.weights.head,
-            norm: Norm::Scaled(&scale),
+            norm,
             bias: None,
             epilogue: Epilogue::Store,
-            tokens: self.key.outputs,
+            tokens: count,
             x_stride: model.dims.width,
             y_stride: model.dims.vocabulary,
         };
