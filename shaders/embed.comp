@@ -28,6 +28,10 @@ void main() {
     const uint lane = known ? token % TILE_ROWS : 0;
     for (uint k4 = gl_LocalInvocationID.x; k4 < cols / 4; k4 += gl_WorkGroupSize.x) {
         const Block b = load_block(weight, Planes(high, scales, supers), blocks, tile, k4 / 8, lane);
+#if defined(WOVEN)
+        const vec4 q = quants(weight, b, k4 % 8);
+        const float factor = 1.0;
+#else
         // A constant index for each case, so that no block is indexed at run time.
         vec4 q = quants(weight, b, 0);
         float factor = group_scale(b, 0);
@@ -37,6 +41,7 @@ void main() {
                 factor = group_scale(b, c);
             }
         }
+#endif
         y.v[row * (cols / 4) + k4] = known ? q * factor + group_minimum(b) : vec4(0.0);
     }
 }

@@ -89,7 +89,7 @@ void accumulate(uint block) {
         vec4 v[TOKENS];
         [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
             v[t] = load_x(x_first[t], block * (BLOCK_COLS / 4) + c);
-#if defined(HAS_MINIMUM)
+#if defined(HAS_MINIMUM) && !defined(FINISHED)
             x_sum[t] += (v[t].x + v[t].y) + (v[t].z + v[t].w);
 #endif
         }
@@ -97,14 +97,14 @@ void accumulate(uint block) {
             const vec4 q = quants(weight, b[r], c);
             [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
                 const uint i = r * TOKENS + t;
-#if defined(UNSCALED)
+#if defined(FINISHED)
                 sum[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, sum[i]))));
 #else
                 group[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, group[i]))));
 #endif
             }
         }
-#if !defined(UNSCALED)
+#if !defined(FINISHED)
         if (c % GROUP_FOURS == GROUP_FOURS - 1) {
             [[unroll]] for (uint r = 0; r < ROWS; ++r) {
                 [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
@@ -115,7 +115,7 @@ void accumulate(uint block) {
         }
 #endif
     }
-#if defined(HAS_MINIMUM)
+#if defined(HAS_MINIMUM) && !defined(FINISHED)
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
         [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
             sum[r * TOKENS + t] = fma(group_minimum(b[r]), x_sum[t], sum[r * TOKENS + t]);
@@ -157,7 +157,13 @@ void store(uint tile, uint lane, uint token, float value, float next_value) {
 }
 
 void main() {
+#if defined(WOVEN)
+    // The workgroup is one subgroup. Unlike the invocation's number in the workgroup, that in the subgroup is a constant to a
+    // CPU driver's compiler, which then knows which lanes take which words.
+    const uint lane = gl_SubgroupInvocationID;
+#else
     const uint lane = gl_LocalInvocationID.x % TILE_ROWS;
+#endif
     const uint part = PARTS > 1 ? gl_LocalInvocationID.x / TILE_ROWS : 0;
     const uint first_tile = gl_WorkGroupID.x * ROWS;
     const uint first_token = gl_WorkGroupID.y * TOKENS;

@@ -1,12 +1,12 @@
 //! Typed dispatches of the kernels that touch weights: `mat_mul`, `embed`, `repack`.
 
-use super::layout::{Arrangement, BLOCK_COLS, Layout, Matrix};
+use super::layout::{Arrangement, BLOCK_COLS, Layout, Matrix, Units};
 use super::{embed, mat_mul, policy, repack};
 use crate::plan::{Dispatch, Kernel, Tensor};
 
 /// The variant of a family for a matrix's format and arrangement.
 fn variant(family: &[&'static Kernel], layout: &Layout) -> &'static Kernel {
-    let woven = if layout.arrangement == Arrangement::Woven { "_woven" } else { "" };
+    let woven = if layout.arrangement == Arrangement::Lanes { "" } else { "_woven" };
     let suffix = format!("_{}{woven}", layout.format.variant());
     let matches = |kernel: &&&'static Kernel| kernel.name.strip_prefix(kernel.family) == Some(suffix.as_str());
     family.iter().find(matches).unwrap_or_else(|| panic!("shaders/variants lacks {suffix}"))
@@ -66,7 +66,12 @@ impl MatMul<'_> {
         };
         let shape = policy.mat_mul(layout, self.tokens, epilogue == 3);
         let groups = [layout.tiles.div_ceil(shape.rows), self.tokens.div_ceil(shape.tokens), 1];
-        let traffic = layout.bytes + u64::from(self.tokens) * 4 * u64::from(layout.cols + self.weight.rows);
+        let products = u64::from(self.weight.rows) * if epilogue == 3 { 2 } else { 1 };
+        let flops = 2 * u64::from(self.tokens) * u64::from(layout.cols) * products;
+        let others = [self.bias.map(|_| self.weight.rows), (norm == 1).then_some(layout.cols)];
+        let others: u64 = others.into_iter().flatten().map(u64::from).sum();
+        let rows_moved = u64::from(self.weight.rows) * if matches!(epilogue, 1 | 2) { 2 } else { 1 };
+        let traffic = layout.bytes + 4 * others + 4 * u64::from(self.tokens) * (u64::from(layout.cols) + rows_moved);
         let spec = mat_mul::Spec {
             local_size: layout.arrangement.tile_rows() * shape.parts,
             rows: shape.rows,
@@ -75,6 +80,7 @@ impl MatMul<'_> {
             epilogue,
             bias: self.bias.is_some(),
             ragged: !layout.cols.is_multiple_of(BLOCK_COLS),
+            tile_rows: layout.arrangement.tile_rows(),
         };
         let args = mat_mul::Args {
             x: self.x,
@@ -95,7 +101,7 @@ impl MatMul<'_> {
             supers: layout.supers,
             eps,
         };
-        mat_mul::dispatch(kernel, spec, args, groups).traffic(traffic)
+        mat_mul::dispatch(kernel, spec, args, groups).traffic(traffic).flops(flops)
     }
 }
 
@@ -112,10 +118,12 @@ pub fn embed(rows: &Tensor, weight: &Matrix, y: &mut Tensor, count: u32) -> Disp
         scales: layout.scales,
         supers: layout.supers,
     };
-    let spec = embed::Spec { local_size: 32 };
+    let spec = embed::Spec { local_size: 32, tile_rows: layout.arrangement.tile_rows() };
     let traffic = u64::from(count)
         * (layout.bytes / u64::from(layout.tiles * layout.arrangement.tile_rows()) + 4 * u64::from(layout.cols));
-    embed::dispatch(variant(embed::FAMILY, layout), spec, args, [count, 1, 1]).traffic(traffic)
+    embed::dispatch(variant(embed::FAMILY, layout), spec, args, [count, 1, 1])
+        .traffic(traffic)
+        .flops(u64::from(count) * u64::from(layout.cols))
 }
 
 /// Where a file's rows go in a repacked matrix: row i becomes row l = first_row + i, in tile
@@ -142,11 +150,15 @@ pub fn repack(file: &Tensor, rows: u32, weight: &mut Tensor, layout: &Layout, pl
         scales: layout.scales,
         supers: layout.supers,
     };
+    let tile_rows = layout.arrangement.tile_rows();
     let lanes = match layout.arrangement {
         Arrangement::Lanes => rows * layout.blocks(),
-        Arrangement::Woven => rows.div_ceil(layout.arrangement.tile_rows()) * layout.blocks(),
+        // A lane for the rows that share words.
+        Arrangement::Woven { .. } => {
+            rows.next_multiple_of(tile_rows) * Units::of(layout.format).quant_words / 32 * layout.blocks()
+        }
     };
     let groups = [lanes.div_ceil(policy::REPACK_LOCAL_SIZE), 1, 1];
-    let spec = repack::Spec { local_size: policy::REPACK_LOCAL_SIZE };
+    let spec = repack::Spec { local_size: policy::REPACK_LOCAL_SIZE, tile_rows };
     repack::dispatch(variant(repack::FAMILY, layout), spec, args, groups).traffic(2 * file.bytes)
 }

@@ -2,7 +2,6 @@
 //! the date of its measurement.
 
 use super::layout::{Arrangement, Layout};
-use crate::gguf::blocks::BlockFormat;
 
 /// Lanes of a repack workgroup; it is bound by memory everywhere, any small multiple of a subgroup does.
 pub const REPACK_LOCAL_SIZE: u32 = 64;
@@ -38,12 +37,11 @@ impl Policy {
     /// The GPUs of Apple and NVIDIA.
     pub const GPU: Policy = Policy { software: false, subgroup_size: 32 };
 
-    /// How weights of a format are arranged. Woven loads are broadcasts only where 8 lanes are a whole subgroup.
-    pub fn arrangement(&self, format: BlockFormat) -> Arrangement {
-        if self.software && self.subgroup_size == 8 && Arrangement::Woven.suits(format) {
-            Arrangement::Woven
-        } else {
-            Arrangement::Lanes
+    /// How weights are arranged. Woven loads are broadcasts only where a tile's lanes are a whole subgroup.
+    pub fn arrangement(&self) -> Arrangement {
+        match (self.software, self.subgroup_size) {
+            (true, tile_rows @ (8 | 16)) => Arrangement::Woven { tile_rows },
+            _ => Arrangement::Lanes,
         }
     }
 
@@ -70,7 +68,7 @@ impl Policy {
     }
 
     fn mat_mul_software(&self, tokens: u32) -> MatMulShape {
-        MatMulShape { rows: 4, tokens: if tokens == 1 { 1 } else { 4 }, parts: 1 }
+        MatMulShape { rows: 4, tokens: tokens.next_power_of_two().min(4), parts: 1 }
     }
 
     fn mat_mul_gpu(&self, layout: &Layout, tokens: u32) -> MatMulShape {

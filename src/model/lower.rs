@@ -274,9 +274,10 @@ impl Lowering<'_> {
         let dims = &self.model.dims;
         let (mut y, mut scale) = (self.floats(outputs, dims.width), self.floats(outputs, 1));
         let args = norm::Args { x, gain, select, y: &mut y, scale: &mut scale, cols: dims.width, eps: dims.norm_eps };
-        let traffic = 8 * u64::from(outputs) * u64::from(dims.width);
+        let (outputs_wide, width) = (u64::from(outputs), u64::from(dims.width));
+        let (traffic, flops) = (8 * outputs_wide * (width + 1) + 4 * width, 3 * outputs_wide * width);
         let dispatch = norm::dispatch(&norm::NORM, norm::Spec { local_size: 32 }, args, [outputs, 1, 1]);
-        self.builder.push(dispatch.traffic(traffic).named(label));
+        self.builder.push(dispatch.traffic(traffic).flops(flops).named(label));
         (y, scale)
     }
 

@@ -58,9 +58,10 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A CPU driver whose loads are woven, one whose are not, and a GPU.
-const POLICIES: [Policy; 3] = [
+/// CPU drivers whose loads are woven, one whose are not, and a GPU.
+const POLICIES: [Policy; 4] = [
     Policy { software: true, subgroup_size: 8 },
+    Policy { software: true, subgroup_size: 16 },
     Policy { software: true, subgroup_size: 4 },
     Policy { software: false, subgroup_size: 32 },
 ];
@@ -92,12 +93,12 @@ const CLOSE: Compare = Compare::F32 { absolute: 3e-5, relative: 3e-5 };
 
 /// Repacks a random matrix in two pieces, the second stacked on the first, within the case.
 fn repacked(case: &mut Case, policy: &Policy, format: BlockFormat, rows: usize, cols: usize, seed: u64) -> Matrix {
-    let arrangement = policy.arrangement(format);
+    let arrangement = policy.arrangement();
     let layout = layout(format, arrangement, 1, rows, cols);
     let random = &mut Random::new(seed);
     let mut tensor = case.in_out("weight", &vec![0u32; layout.bytes as usize / 4], Compare::Exact);
     // Woven matrices are stacked at whole tiles only.
-    let first = if arrangement == Arrangement::Woven { 16 } else { 17 };
+    let first = if arrangement == Arrangement::Lanes { 17 } else { 16 };
     for (first_row, rows) in [(0, first), (first, rows - first)] {
         let file = case.input(&random_rows(format, rows, cols, random));
         let placement = Placement { first_row: first_row as u32, first_tile: 0, tile_step: 1 };
@@ -149,7 +150,7 @@ fn gate_up(format: BlockFormat, rows: usize, cols: usize, tokens: usize, policy:
     let mut case = Case::new(format!("gate and up {format:?} {rows}×{cols}, {tokens} tokens, {policy:?}"));
     let policy = &policy;
     let mut random = Random::new(rows as u64);
-    let layout = layout(format, policy.arrangement(format), 2, rows, cols);
+    let layout = layout(format, policy.arrangement(), 2, rows, cols);
     let files = [0, 1].map(|_| case.input(&random_rows(format, rows, cols, &mut random)));
     let mut tensor = case.in_out("weight", &vec![0u32; layout.bytes as usize / 4], Compare::Exact);
     for (first_tile, file) in files.iter().enumerate() {
@@ -204,7 +205,7 @@ fn a_repacked_matrix_holds_the_files_values() {
         let bytes = case.run(&mut twin);
         let actual: &[f32] = bytemuck::cast_slice(&bytes[y.offset_bytes as usize..y.end_bytes() as usize]);
         let random = &mut Random::new(9);
-        let first = if policy.arrangement(format) == Arrangement::Woven { 16 } else { 17 };
+        let first = if policy.arrangement() == Arrangement::Lanes { 17 } else { 16 };
         let file = [first, rows - first].map(|rows| random_rows(format, rows, cols, random)).concat();
         let mut expected = vec![0f32; rows * cols];
         format.dequantize(&file, &mut expected);
