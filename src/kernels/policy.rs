@@ -7,8 +7,9 @@ use super::layout::{Arrangement, Layout};
 pub const REPACK_LOCAL_SIZE: u32 = 64;
 
 /// On a CPU driver every workgroup of a few lanes does the whole norm again; up to this many weights that costs less than
-/// the hand-off of one more dispatch. On lavapipe (Mesa 26.2.6, 2 cores, 2026-11) a token of 256 columns and at most
-/// 400,000 weights a matrix takes 0.83 times as long with its norms fused, one of 1024 columns and 4 to 6 million 1.07 times.
+/// handing one more dispatch to threads. On lavapipe (Mesa 26.2.6, 2 cores of an AMD EPYC, Zen 5, 2026-11) a model of 256
+/// columns and at most 524,288 weights a matrix decodes 1.17 times as fast with its norms fused, one of 1024 columns and
+/// 4 to 6 million 0.88 times (docs/performance.md).
 const FUSED_NORM_WEIGHTS_MAX: u64 = 1 << 20;
 
 /// What the choice depends on.
@@ -79,5 +80,23 @@ impl Policy {
             2..=4 => MatMulShape { rows: 2, tokens: 4, parts },
             _ => MatMulShape { rows: 2, tokens: 8, parts },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_driver_fuses_norms_before_small_matrices_only() {
+        let (small, large) = (256 * 1536, 1024 * 6144);
+        for tokens in [1, 2] {
+            assert!(Policy::SOFTWARE.fuses_norm(tokens, small) && !Policy::SOFTWARE.fuses_norm(tokens, large));
+            assert!(
+                Policy::SOFTWARE.fuses_final_norm(tokens, small) && !Policy::SOFTWARE.fuses_final_norm(tokens, large)
+            );
+            assert!(Policy::GPU.fuses_norm(tokens, large) && !Policy::GPU.fuses_final_norm(tokens, small));
+        }
+        assert!(!Policy::SOFTWARE.fuses_norm(3, small) && !Policy::GPU.fuses_norm(3, small));
     }
 }
