@@ -100,6 +100,16 @@ fn mixed_formats_have_a_snapshot() {
     insta::assert_snapshot!("mixed-software", lower(&gguf, true, PlanKey::decode(1)).to_string());
 }
 
+/// Small matrices have their norms fused on every device.
+#[test]
+fn a_layer_of_a_small_model_takes_five_dispatches() {
+    let files = [1, 2].map(|layers| parse(&Synthetic::new(Shape { layers, ..TINY }, Formats::All(BlockFormat::Q8_0))));
+    for software in [true, false] {
+        let [one, two] = [0, 1].map(|file| lower(&files[file], software, PlanKey::decode(1)));
+        assert_eq!((two.dispatches().count() - one.dispatches().count(), two.barriers() - one.barriers()), (5, 5));
+    }
+}
+
 #[test]
 fn decoding_takes_few_dispatches_and_barriers() {
     for model in synthetic::all() {

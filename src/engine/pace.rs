@@ -5,8 +5,6 @@ use super::runner::Runner;
 use crate::plan::ExecutorError;
 use std::time::{Duration, Instant};
 
-/// Looks at the word this long before the first sleep.
-const SPIN: Duration = Duration::from_micros(20);
 /// The longest sleep between two looks.
 const SLEEP_MAX: Duration = Duration::from_millis(1);
 /// The shortest; the kernel adds some 50 µs to any.
@@ -35,16 +33,15 @@ impl Pace {
         cancelled: impl Fn() -> bool,
         poll: impl Fn(&Runner) -> Option<T>,
     ) -> Result<Option<T>, ExecutorError> {
-        let start = Instant::now();
+        let mut asked = Instant::now();
         // Up to 85 % of the predicted time nothing can come.
         if let Some(last) = self.last {
-            let expected = self.interval.mul_f32(0.85).saturating_sub(last.elapsed());
+            let expected = self.interval.mul_f32(0.85).saturating_sub(asked - last);
             if expected > SLEEP_MIN * 4 && poll(runner).is_none() {
                 std::thread::sleep(expected.min(SLEEP_MAX * 20));
             }
         }
-        let mut nap = SLEEP_MIN;
-        let mut asked = start;
+        let mut nap = (self.interval / 16).clamp(SLEEP_MIN, SLEEP_MAX);
         loop {
             if let Some(value) = poll(runner) {
                 self.note();
@@ -53,12 +50,8 @@ impl Pace {
             if cancelled() {
                 return Ok(None);
             }
-            if start.elapsed() > SPIN {
-                std::thread::sleep(nap);
-                nap = (nap * 2).min(SLEEP_MAX).min((self.interval / 8).max(SLEEP_MIN));
-            } else {
-                std::hint::spin_loop();
-            }
+            std::thread::sleep(nap);
+            nap = (nap * 2).min(SLEEP_MAX).min((self.interval / 8).max(SLEEP_MIN));
             if asked.elapsed() > self.silence {
                 // A hang is silent without fences: this one reports it.
                 runner.wait()?;
