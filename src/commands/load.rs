@@ -18,8 +18,11 @@ use std::time::Instant;
 
 /// Opens a model file and its tokenizer.
 pub fn open(path: &Path) -> Result<(Gguf, Text)> {
+    let start = Instant::now();
     let gguf = Gguf::open(path)?;
+    tracing::debug!(time_ms = start.elapsed().as_millis(), "opened the file");
     let text = text(&gguf)?;
+    tracing::debug!(time_ms = start.elapsed().as_millis(), "opened the tokenizer");
     Ok((gguf, text))
 }
 
@@ -29,7 +32,9 @@ pub fn text(gguf: &Gguf) -> Result<Text> {
 
 /// Opens the device and says on `out`, as the first line, which it is and why.
 pub fn device(flags: &DeviceFlags, out: &mut impl Write) -> Result<Gpu> {
+    let start = Instant::now();
     let (gpu, choice) = gpu::open(&flags.device, flags.allow_software)?;
+    tracing::debug!(time_ms = start.elapsed().as_millis(), "opened the device");
     writeln!(out, "Device {}: {}; {}", choice.index, gpu.label(), choice.reason)?;
     Ok(gpu)
 }
@@ -52,7 +57,9 @@ pub fn plan(
         chunk_rows: flags.chunk,
         policy: Policy { software: device.software, subgroup_size: device.subgroup_size },
     };
+    let start = Instant::now();
     let planned = Planned::new(gguf, &options)?;
+    tracing::debug!(time_ms = start.elapsed().as_millis(), "placed the model");
     writeln!(out, "Memory: {}", planned.memory)?;
     Ok(planned)
 }

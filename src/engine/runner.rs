@@ -14,6 +14,7 @@ use crate::model::weights::Weights;
 use crate::plan::{Executor, ExecutorError, Plan, Prepared, Region, Tensor};
 use bytemuck::NoUninit;
 use std::collections::HashMap;
+use std::time::Instant;
 
 /// What a model is loaded for.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +114,7 @@ impl Planned {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Runner, ModelError> {
         let Planned { model, memory, slot_bytes } = self;
+        let start = Instant::now();
         for (region, bytes) in (0..).map(Region::Weights).zip(&model.weights.region_bytes) {
             executor.allocate(region, *bytes)?;
         }
@@ -121,11 +123,14 @@ impl Planned {
         }
         executor.allocate(Region::Arena, memory.arena_bytes)?;
         executor.allocate(Region::Staging, load::staging_bytes(slot_bytes))?;
+        tracing::debug!(time_ms = start.elapsed().as_millis(), "allocated");
         load::load(&model.weights, &model.dims, gguf, executor.as_mut(), progress)?;
+        tracing::debug!(time_ms = start.elapsed().as_millis(), "weights loaded");
         let mut plans = HashMap::new();
         for key in model.keys() {
             plans.insert(key, executor.prepare(&model.lower(key))?);
         }
+        tracing::debug!(time_ms = start.elapsed().as_millis(), plans = plans.len(), "plans recorded");
         let mut runner = Runner { executor, model, plans, submitted: 0 };
         runner.write_constants();
         Ok(runner)

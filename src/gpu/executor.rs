@@ -16,6 +16,9 @@ use vulkano::device::{Device, DeviceCreateInfo, QueueCreateInfo};
 /// Bytes that one copy out of unmapped memory moves.
 const READ_PIECE_BYTES: u64 = 1 << 20;
 
+/// What a debug build fills memory with that has no first content: as floats of any width, NaN.
+const POISON: u32 = u32::MAX;
+
 /// When to give up a device. Drivers reset GPUs that hang within seconds; a CPU may well take minutes for honest work.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const SOFTWARE_TIMEOUT: Duration = Duration::from_secs(900);
@@ -195,16 +198,21 @@ impl Gpu {
         record::ready(plan, |region| regions.place(region), |dispatch| pipelines.get(dispatch))
     }
 
-    /// Makes a block zero. Ends with a barrier, so that plans see the zeros.
+    /// Gives a block its first content. Ends with a barrier, so that plans see it.
     fn clear(&mut self, region: Region, block: &mut Block) -> Result<(), ExecutorError> {
         if block.is_mapped() {
             block.fill_zero(region);
             return Ok(());
         }
+        let word = match region.starts_as_zeros() {
+            true => 0,
+            false if cfg!(debug_assertions) => POISON,
+            false => return Ok(()),
+        };
         let handle = block.handle();
         self.queue.run_once(|ash, buffer| {
             // SAFETY: the block outlives the submission, which `run_once` waits for.
-            unsafe { ash.cmd_fill_buffer(buffer, handle, 0, vk::WHOLE_SIZE, 0) };
+            unsafe { ash.cmd_fill_buffer(buffer, handle, 0, vk::WHOLE_SIZE, word) };
             let used = vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE;
             let filled = (vk::PipelineStageFlags::TRANSFER, vk::AccessFlags::TRANSFER_WRITE);
             record::barrier(ash, buffer, filled, (vk::PipelineStageFlags::COMPUTE_SHADER, used));

@@ -8,6 +8,7 @@ use ash::vk;
 use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What is made for a kernel besides the driver's compilation.
 pub struct Pipelines {
@@ -33,7 +34,10 @@ impl Pipelines {
         if let Some(pipeline) = self.made.get(&key) {
             return Ok(*pipeline);
         }
+        let start = Instant::now();
         let pipeline = self.compile(dispatch.kernel, &dispatch.specialization)?;
+        let (kernel, specialization) = (dispatch.kernel.name, &dispatch.specialization);
+        tracing::debug!(kernel, ?specialization, time_us = start.elapsed().as_micros(), "made a pipeline");
         self.made.insert(key, pipeline);
         Ok(pipeline)
     }
