@@ -9,8 +9,10 @@ use super::record::{self, Place, Ready};
 use super::{Error, Vulkan};
 use crate::plan::{DeviceLabel, Dispatch, Executor, ExecutorError, Plan, Prepared, Region, Ticket};
 use ash::vk;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use vulkano::device::physical::PhysicalDevice;
 use vulkano::device::{Device, DeviceCreateInfo, QueueCreateInfo};
 
 /// Bytes that one copy out of unmapped memory moves.
@@ -34,7 +36,8 @@ pub struct MemoryUse {
 pub struct Gpu {
     info: DeviceInfo,
     max_groups: [u32; 3],
-    plans: Vec<Option<vk::CommandBuffer>>,
+    /// Command buffers, and the fence that stands behind the last submission of each.
+    plans: Vec<Option<(vk::CommandBuffer, u64)>>,
     regions: Regions,
     /// For reading unmapped memory; made when first needed.
     read_piece: Option<Block>,
@@ -107,9 +110,27 @@ impl Regions {
 impl Gpu {
     /// Opens the device at `index` of [`Vulkan::devices`], which must lack nothing.
     pub fn new(vulkan: &Vulkan, index: usize) -> Result<Gpu, Error> {
-        let info = vulkan.devices()[index].clone();
+        Gpu::of(vulkan.devices()[index].clone(), vulkan.physical(index).clone())
+    }
+
+    /// The same device opened once more, with memory, plans and a queue of its own, for another thread. It takes pipelines
+    /// from where this one keeps them.
+    pub fn another(&self) -> Result<Gpu, Error> {
+        let mut other = Gpu::of(self.info.clone(), self.raw.device.physical_device().clone())?;
+        if let Some(folder) = self.pipelines.kept_in() {
+            other.keep_pipelines_in(folder)?;
+        }
+        Ok(other)
+    }
+
+    /// Keeps compiled kernels in `folder`, and takes those that are there. Before any plan is prepared.
+    pub fn keep_pipelines_in(&mut self, folder: &Path) -> Result<(), Error> {
+        let name = self.label().to_string();
+        self.pipelines.keep_in(folder).map_err(|failure| Error::Open { name, reason: failure.to_string() })
+    }
+
+    fn of(info: DeviceInfo, physical: Arc<PhysicalDevice>) -> Result<Gpu, Error> {
         let open_error = |reason: String| Error::Open { name: info.label().to_string(), reason };
-        let physical = vulkan.physical(index).clone();
         let family = compute_family(&physical).ok_or_else(|| open_error("it has no compute queue".to_owned()))?;
         let max_groups = physical.properties().max_compute_work_group_count;
         // A driver of a subset of Vulkan, as MoltenVK is, must have VK_KHR_portability_subset enabled: vulkano does that
@@ -155,7 +176,7 @@ impl Gpu {
     /// Forgets every region and plan, but not the pipelines, which are what takes long to make.
     pub fn forget(&mut self) -> Result<(), ExecutorError> {
         self.queue.finish()?;
-        for buffer in self.plans.drain(..).flatten() {
+        for (buffer, _) in self.plans.drain(..).flatten() {
             self.queue.free(buffer);
         }
         self.regions = Regions::default();
@@ -260,21 +281,27 @@ impl Executor for Gpu {
         let commands = self.ready(plan)?;
         let layout = self.pipelines.layout;
         let buffer = self.queue.record(|ash, buffer| record::record(ash, buffer, layout, &commands))?;
-        self.plans.push(Some(buffer));
+        self.plans.push(Some((buffer, 0)));
         Ok(Prepared(self.plans.len() - 1))
     }
 
+    fn keep(&mut self) {
+        self.pipelines.keep();
+    }
+
     fn release(&mut self, prepared: Prepared) {
-        let buffer = self.plans.get_mut(prepared.0).and_then(Option::take).expect("the plan is prepared");
-        // It may still run if nobody waited; where waiting fails the device is lost and the buffer is left alone.
-        if self.queue.finish().is_ok() {
+        let (buffer, fence) = self.plans.get_mut(prepared.0).and_then(Option::take).expect("the plan is prepared");
+        // It may still run if nobody waited; where waiting fails the device is lost and the buffer is left alone. What was
+        // submitted behind it goes on.
+        if self.queue.reach(fence).is_ok() {
             self.queue.free(buffer);
         }
     }
 
     fn submit(&mut self, prepared: Prepared) -> Result<(), ExecutorError> {
-        let buffer = self.plans.get(prepared.0).copied().flatten().expect("the plan is prepared");
-        self.queue.submit(buffer)
+        let plan = self.plans.get_mut(prepared.0).and_then(Option::as_mut).expect("the plan is prepared");
+        plan.1 = self.queue.next_fence();
+        self.queue.submit(plan.0)
     }
 
     fn fence(&mut self) -> Result<Ticket, ExecutorError> {

@@ -57,6 +57,9 @@ pub trait Executor {
     /// Makes a plan ready: pipelines, addresses, recording. The only slow call besides `allocate`.
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError>;
 
+    /// Every plan is prepared: a moment to keep for the next start what took long.
+    fn keep(&mut self) {}
+
     /// Forgets a plan that no longer runs.
     fn release(&mut self, prepared: Prepared);
 
