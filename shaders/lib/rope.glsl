@@ -11,7 +11,6 @@ layout(constant_id = 4) const uint ROTARY = 128;     // dimensions that rotate, 
 layout(constant_id = 5) const bool NEOX = true;      // pairs are (i, i + ROTARY/2), else (2i, 2i + 1)
 layout(constant_id = 6) const bool QK_NORM = true;   // q and k are normalized per head before they rotate
 
-const uint UNITS = HEAD_DIM / 8;
 const uint PAIRS = HEAD_DIM / 2;
 
 #include "cache.glsl"

@@ -3,7 +3,7 @@
 
 use super::policy::Policy;
 use super::{BLOCK_TOKENS, attend, rope_store};
-use crate::plan::{Dispatch, Kernel, Tensor};
+use crate::plan::{Dispatch, Kernel, Tensor, Work};
 use std::fmt;
 
 /// Lanes of a rope_store workgroup: a head has at most 128 pairs, and most have 64.
@@ -41,17 +41,26 @@ impl KvType {
         }
     }
 
-    fn kernels(self) -> (&'static Kernel, &'static Kernel) {
+    fn rope_store(self) -> &'static Kernel {
         match self {
-            KvType::F16 => (&rope_store::ROPE_STORE, &attend::ATTEND),
-            KvType::Q8_0 => (&rope_store::ROPE_STORE_Q8_0, &attend::ATTEND_Q8_0),
+            KvType::F16 => &rope_store::ROPE_STORE,
+            KvType::Q8_0 => &rope_store::ROPE_STORE_Q8_0,
+        }
+    }
+
+    fn attend(self, woven: bool) -> &'static Kernel {
+        match (self, woven) {
+            (KvType::F16, false) => &attend::ATTEND,
+            (KvType::F16, true) => &attend::ATTEND_WOVEN,
+            (KvType::Q8_0, false) => &attend::ATTEND_Q8_0,
+            (KvType::Q8_0, true) => &attend::ATTEND_Q8_0_WOVEN,
         }
     }
 
     /// That of the cache which a variant of one of the two kernels works on.
     pub fn of(kernel: &Kernel) -> KvType {
-        let is_q8_0 = [&rope_store::ROPE_STORE_Q8_0, &attend::ATTEND_Q8_0].iter().any(|q8_0| q8_0.name == kernel.name);
-        if is_q8_0 { KvType::Q8_0 } else { KvType::F16 }
+        let q8_0 = [&rope_store::ROPE_STORE_Q8_0, &attend::ATTEND_Q8_0, &attend::ATTEND_Q8_0_WOVEN];
+        if q8_0.iter().any(|q8_0| q8_0.name == kernel.name) { KvType::Q8_0 } else { KvType::F16 }
     }
 }
 
@@ -136,9 +145,15 @@ impl Shape {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    /// Traffic of one row's own q, k and v.
+    /// Traffic of one row that goes from its q, k and v to the cache and to q or y.
     fn row_bytes(&self) -> u64 {
-        4 * u64::from(self.qkv_cols()) + 4 * u64::from(self.q_cols()) + 2 * self.token_bytes()
+        4 * u64::from(self.qkv_cols()) + 4 * u64::from(self.q_cols()) + self.token_bytes()
+    }
+
+    /// Operations that normalize and rotate one row's q and k.
+    fn row_flops(&self) -> u64 {
+        let normalized = if self.qk_norm_eps.is_some() { 3 * self.head_dim } else { 0 };
+        u64::from(self.heads + self.kv_heads) * u64::from(normalized + 3 * self.rotary)
     }
 
     /// Bytes of one token's keys and values.
@@ -174,37 +189,33 @@ pub enum Query<'a> {
     Stored { q: &'a Tensor },
 }
 
-/// Geometry of `attend`. Bits of a result depend on `local_size` and `chunk` alone.
+/// Geometry of `attend`. Bits of a result depend on `local_size`, `chunk` and `woven` alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     pub local_size: u32,
     /// Heads of one workgroup, which share a kv head.
     pub part: u32,
-    /// Tokens between two rescalings of the sums: a multiple of `local_size`.
+    /// Tokens between two rescalings of the sums: a multiple of `local_size`, and that itself if `woven`.
     pub chunk: u32,
-    /// The driver runs a workgroup of this size as one subgroup, so that no barriers are needed.
-    pub one_subgroup: bool,
+    /// For CPU drivers, which run a workgroup of 4, 8 or 16 lanes as one subgroup.
+    pub woven: bool,
     /// Rows of one workgroup; decoding takes 1.
     pub rows: u32,
 }
 
 impl Geometry {
-    /// Software: one subgroup, which needs no barriers, and many rows, since loads of the cache are gathers. Lavapipe of
-    /// Mesa 26.2 on an EPYC, 256-bit vectors, one thread, 16 heads of 128 dimensions and 8 kv heads, 2026-11-21: decoding
-    /// at 128 tokens 137 µs with one subgroup of 8, 159 µs with barriers; 128 rows up to 2048 tokens 245, 151, 104, 82 ms
-    /// with 1, 2, 4, 8 rows. Chunks of 32 to 256 tokens are alike within 2 %. Four rows and not eight, since Debian 12's LLVM
-    /// 15 takes 27 s to compile eight, and 10 s one. Others: not measured.
     pub fn new(policy: &Policy, shape: &Shape) -> Geometry {
         let group = shape.heads / shape.kv_heads;
         let part = group.div_ceil(group.div_ceil(8));
-        let queries = if policy.software { 8 } else { 2 };
-        let one_subgroup = policy.software && matches!(policy.subgroup_size, 4 | 8 | 16 | 32);
-        let local_size = match (policy.software, one_subgroup) {
-            (_, true) => policy.subgroup_size,
-            (true, false) => 8,
-            (false, _) => 64,
+        let woven = policy.software && matches!(policy.subgroup_size, 4 | 8 | 16);
+        let queries = if woven { 8 } else { 2 };
+        let local_size = match (woven, policy.software) {
+            (true, _) => policy.subgroup_size,
+            (false, true) => 8,
+            (false, false) => 64,
         };
-        Geometry { local_size, part, chunk: 64, one_subgroup, rows: (queries / part).clamp(1, 8) }
+        let chunk = if woven { local_size } else { 64 };
+        Geometry { local_size, part, chunk, woven, rows: (queries / part).clamp(1, 8) }
     }
 
     /// Shared memory of a workgroup: what `attend.comp` declares.
@@ -212,6 +223,9 @@ impl Geometry {
     fn shared_bytes(&self, kv_type: KvType, head_dim: u32) -> u32 {
         let queries = self.rows * self.part;
         let fresh = if kv_type == KvType::Q8_0 { 8 * head_dim } else { 0 };
+        if self.woven {
+            return fresh;
+        }
         4 * queries * head_dim
             + 2 * self.rows * kv_type.head_bytes(head_dim) as u32
             + fresh
@@ -254,13 +268,13 @@ pub fn rope_store(
         max_blocks: operands.max_blocks,
         eps: shape.qk_norm_eps.unwrap_or(0.0),
     };
-    rope_store::dispatch(shape.kv_type.kernels().0, spec, args, [count, shape.heads + shape.kv_heads, 1])
+    rope_store::dispatch(shape.kv_type.rope_store(), spec, args, [count, shape.heads + shape.kv_heads, 1])
         .traffic(u64::from(count) * shape.row_bytes())
+        .flops(u64::from(count) * shape.row_flops())
 }
 
 /// y[r] = attention of row r over the positions 0..=position of its sequence, for `count` rows `y_stride` floats apart (a
-/// multiple of 4). A row that is not live becomes zeros. The traffic counted is the rows' own: what a row reads of the
-/// cache grows with its position, by [`Shape::block_bytes`] twice for each block.
+/// multiple of 4). A row that is not live becomes zeros.
 pub fn attend(
     shape: &Shape,
     geometry: &Geometry,
@@ -285,7 +299,6 @@ pub fn attend(
         part: geometry.part,
         chunk: geometry.chunk,
         fused,
-        one_subgroup: geometry.one_subgroup,
         rows: if fused { 1 } else { geometry.rows },
     };
     let args = attend::Args {
@@ -306,8 +319,16 @@ pub fn attend(
         eps: shape.qk_norm_eps.unwrap_or(0.0),
     };
     let parts = (shape.heads / shape.kv_heads).div_ceil(geometry.part);
-    attend::dispatch(shape.kv_type.kernels().1, spec, args, [count.div_ceil(spec.rows), shape.kv_heads * parts, 1])
-        .traffic(u64::from(count) * shape.row_bytes())
+    let (row_bytes, row_flops) =
+        if fused { (shape.row_bytes(), shape.row_flops()) } else { (8 * u64::from(shape.q_cols()), 0) };
+    let work = Work {
+        bytes: u64::from(count) * row_bytes,
+        flops: u64::from(count) * row_flops,
+        bytes_a_token: shape.token_bytes(),
+        flops_a_pair: 4 * u64::from(shape.q_cols()),
+    };
+    let groups = [count.div_ceil(spec.rows), shape.kv_heads * parts, 1];
+    Dispatch { work, ..attend::dispatch(shape.kv_type.attend(geometry.woven), spec, args, groups) }
 }
 
 #[cfg(test)]
@@ -334,7 +355,8 @@ mod tests {
                     let bytes = geometry.shared_bytes(kv_type, head_dim);
                     assert!(bytes <= 32 << 10, "{geometry:?} with {head_dim} dimensions in {kv_type}");
                 }
-                assert!(geometry.chunk.is_multiple_of(geometry.local_size.max(32)), "{geometry:?}");
+                let least = if geometry.woven { geometry.local_size } else { geometry.local_size.max(32) };
+                assert!(geometry.chunk.is_multiple_of(least), "{geometry:?}");
             }
         }
     }

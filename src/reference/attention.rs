@@ -301,7 +301,7 @@ mod tests {
         twin(&dispatch, &mut world.memory);
     }
 
-    const GEOMETRY: Geometry = Geometry { local_size: 32, part: 2, chunk: 32, one_subgroup: false, rows: 1 };
+    const GEOMETRY: Geometry = Geometry { local_size: 32, part: 2, chunk: 32, woven: false, rows: 1 };
 
     #[test]
     fn decoding_row_by_row_equals_naive_attention() {

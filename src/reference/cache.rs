@@ -7,6 +7,8 @@ use crate::plan::Tensor;
 use half::f16;
 
 const TOKENS: usize = BLOCK_TOKENS as usize;
+/// `shaders/lib/cache.glsl` says so.
+const KEY_TOKENS: usize = 16;
 const GROUP: usize = KvType::GROUP as usize;
 
 /// Keys and values of a layer, and where their blocks are.
@@ -20,10 +22,10 @@ pub(super) struct Cache<'a> {
     pub values: &'a Tensor,
 }
 
-/// How the dimensions of one token follow each other in a block of a kv head: in both, of the eights and of the scales.
+/// How the dimensions of one token follow each other in a block of a kv head: `word` of them stand together always.
 #[derive(Clone, Copy)]
 enum Order {
-    /// Token by token within an eight, and within a group.
+    /// Word by word, those of [`KEY_TOKENS`] tokens side by side; likewise the scales, those of all tokens.
     Key,
     /// Those of a token side by side.
     Value,
@@ -31,9 +33,13 @@ enum Order {
 
 impl Order {
     /// The index of dimension `dim` of `token`, within the block.
-    fn element(self, head_dim: usize, token: usize, dim: usize) -> usize {
+    fn element(self, kv_type: KvType, head_dim: usize, token: usize, dim: usize) -> usize {
+        let word = if kv_type == KvType::F16 { 2 } else { 4 };
         match self {
-            Order::Key => (dim / 8 * TOKENS + token) * 8 + dim % 8,
+            Order::Key => {
+                let row = token / KEY_TOKENS * (head_dim / word) + dim / word;
+                (row * KEY_TOKENS + token % KEY_TOKENS) * word + dim % word
+            }
             Order::Value => token * head_dim + dim,
         }
     }
@@ -56,7 +62,7 @@ impl Cache<'_> {
                 KvType::F16 => {
                     let halves = memory.view_mut::<f16>(tensor);
                     for (dim, &x) in x.iter().enumerate() {
-                        let at = order.element(self.head_dim, token, dim);
+                        let at = order.element(self.kv_type, self.head_dim, token, dim);
                         halves[block * self.head_dim * TOKENS + at] = f16::from_f32(x);
                     }
                 }
@@ -74,7 +80,8 @@ impl Cache<'_> {
     fn store_group(&self, block: &mut [u8], order: Order, token: usize, group: usize, x: &[f32]) {
         let (scale, quants) = quantize_q8_0(x);
         for (index, quant) in quants.into_iter().enumerate() {
-            block[order.element(self.head_dim, token, group * GROUP + index)] = (i16::from(quant) + 128) as u8;
+            block[order.element(self.kv_type, self.head_dim, token, group * GROUP + index)] =
+                (i16::from(quant) + 128) as u8;
         }
         let at = self.head_dim * TOKENS + 2 * order.scale(self.head_dim, token, group);
         block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
@@ -84,7 +91,7 @@ impl Cache<'_> {
     pub fn load(&self, memory: &Memory, sequence: usize, token: usize, kv_head: usize) -> [Vec<f64>; 2] {
         let (block, token) = self.place(memory, sequence, token, kv_head);
         let load = |tensor: &Tensor, order: Order, dim: usize| -> f64 {
-            let at = order.element(self.head_dim, token, dim);
+            let at = order.element(self.kv_type, self.head_dim, token, dim);
             if self.kv_type == KvType::F16 {
                 return f64::from(memory.view::<f16>(tensor)[block * self.head_dim * TOKENS + at]);
             }

@@ -34,15 +34,15 @@ pub fn shapes() -> Vec<Shape> {
     ]
 }
 
-/// The pairs worth a case: one subgroup without barriers, and several with. LLVM 15, of Debian 12, takes half a minute to
-/// compile many heads and rows at once, so only the first shape of a type has two of each; the models' tests run what is served.
+/// The pairs worth a case: for CPU drivers, and with barriers. LLVM 15, of Debian 12, takes long to compile many heads and
+/// rows at once, so only the first shape of a type has two of each; the models' tests run what is served.
 fn pairs() -> Vec<(Shape, Geometry)> {
     let chosen = |(index, shape): (usize, Shape)| {
         let several = if shape.head_dim == 128 { 2 } else { 1 };
         // Four lanes are one subgroup on every device that this project knows of.
-        let alone = Geometry { local_size: 4, part: several, rows: several, chunk: 64, one_subgroup: true };
-        let meeting = Geometry { local_size: [64, 32, 16][index % 3], one_subgroup: false, ..alone };
-        [(shape, alone), (shape, meeting)]
+        let woven = Geometry { local_size: 4, part: several, rows: several, chunk: 4, woven: true };
+        let meeting = Geometry { local_size: [64, 32, 16][index % 3], chunk: 64, woven: false, ..woven };
+        [(shape, woven), (shape, meeting)]
     };
     shapes().into_iter().enumerate().flat_map(chosen).collect()
 }
@@ -172,7 +172,8 @@ impl World {
 /// Some key and value of a token in a block of a head.
 fn put_token(shape: &Shape, random: &mut Random, token: usize, [keys, values]: [&mut [u8]; 2]) {
     let dim = shape.head_dim as usize;
-    let key_at = |d: usize| (d / 8 * 32 + token) * 8 + d % 8;
+    let word = if shape.kv_type == KvType::F16 { 2 } else { 4 };
+    let key_at = |d: usize| ((token / 16 * dim / word + d / word) * 16 + token % 16) * word + d % word;
     let value_at = |d: usize| token * dim + d;
     let half = |bytes: &mut [u8], at: usize, value: f32| {
         bytes[2 * at..2 * at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
