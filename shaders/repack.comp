@@ -27,19 +27,34 @@ uint byte_at(uint at) {
     return uint(file.v[at]);
 }
 
+// Lavapipe loads lane by lane, so the wider the better. All blocks start at multiples of 2 bytes, `at` as well.
 uint half_at(uint at) {
-    return byte_at(at) | byte_at(at + 1) << 8;
+    return uint(UshortIn(file).v[at / 2]);
 }
 
+// Blocks of these formats, and so all words in them, start at multiples of 4 bytes.
+#if defined(UNSCALED) || defined(SCALE_DM) || defined(SCALE_K)
+uint word_at(uint at) {
+    return UintIn(file).v[at / 4];
+}
+#else
 uint word_at(uint at) {
     return half_at(at) | half_at(at + 2) << 16;
 }
+#endif
 
 // One block of 32 elements of one row, as integers with OFFSET added, and its scales.
 #if !defined(UNSCALED)
 uint n[32];
 uint scale_word;
 uint super_word;
+
+// Elements e to e + 3 from the bytes of a word.
+void put_four(uint e, uint word, uint mask) {
+    [[unroll]] for (uint i = 0; i < 4; ++i) {
+        n[e + i] = (word >> (8 * i)) & mask;
+    }
+}
 #endif
 
 #if defined(SCALE_K)
@@ -60,8 +75,8 @@ uint k_scales(uint at, uint s) {
 void read_block(uint index) {
     const uint from = index * 34;
     scale_word = half_at(from);
-    [[unroll]] for (uint e = 0; e < 32; ++e) {
-        n[e] = byte_at(from + 2 + e) ^ 0x80u;
+    [[unroll]] for (uint e = 0; e < 32; e += 4) {
+        put_four(e, word_at(from + 2 + e) ^ 0x80808080u, 0xffu);
     }
 }
 #elif defined(SCALE_D) || defined(SCALE_DM)
@@ -75,8 +90,10 @@ void read_block(uint index) {
     const uint from = index * (head + 4 * HIGH_BITS + 16);
     scale_word = head == 4 ? word_at(from) : half_at(from);
     const uint nibbles = from + head + 4 * HIGH_BITS;
-    [[unroll]] for (uint e = 0; e < 32; ++e) {
-        n[e] = (byte_at(nibbles + (e & 15u)) >> (4 * (e / 16))) & 0xfu;
+    [[unroll]] for (uint e = 0; e < 16; e += 4) {
+        const uint word = word_at(nibbles + e);
+        put_four(e, word, 0xfu);
+        put_four(e + 16, word >> 4, 0xfu);
     }
 #if HIGH_BITS == 1
     const uint fifth = word_at(from + head);
@@ -93,11 +110,12 @@ void read_block(uint index) {
     super_word = word_at(from);
     scale_word = k_scales(from + 4, sub);
     const uint nibbles = from + 16 + 32 * HIGH_BITS + (sub / 2) * 32;
-    [[unroll]] for (uint e = 0; e < 32; ++e) {
-        n[e] = (byte_at(nibbles + e) >> (4 * (sub & 1u))) & 0xfu;
+    [[unroll]] for (uint e = 0; e < 32; e += 4) {
+        uint fours = (word_at(nibbles + e) >> (4 * (sub & 1u))) & 0x0f0f0f0fu;
 #if HIGH_BITS == 1
-        n[e] |= ((byte_at(from + 16 + e) >> sub) & 1u) << 4;
+        fours |= ((word_at(from + 16 + e) >> sub) & 0x01010101u) << 4;
 #endif
+        put_four(e, fours, 0xffu);
     }
 }
 #elif defined(SCALE_PAIR)
@@ -111,9 +129,9 @@ void read_block(uint index) {
     const uint quarter = sub & 3u;
     const uint nibbles = from + (sub / 4) * 64 + (quarter & 1u) * 32;
     const uint highs = from + 128 + (sub / 4) * 32;
-    [[unroll]] for (uint e = 0; e < 32; ++e) {
-        n[e] = (byte_at(nibbles + e) >> (4 * (quarter / 2))) & 0xfu;
-        n[e] |= ((byte_at(highs + e) >> (2 * quarter)) & 3u) << 4;
+    [[unroll]] for (uint e = 0; e < 32; e += 4) {
+        const uint low = (word_at(nibbles + e) >> (4 * (quarter / 2))) & 0x0f0f0f0fu;
+        put_four(e, low | ((word_at(highs + e) >> (2 * quarter)) & 0x03030303u) << 4, 0xffu);
     }
 }
 #endif

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use hesper::engine::runner::{KvType, SEQUENCES_MAX};
 use hesper::pull::{Store, has_scheme};
 use serde::Deserialize;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Prompt tokens evaluated at once unless asked otherwise. On lavapipe (Mesa 26.2, two cores, the demo model, 2026-11-21)
@@ -70,9 +71,29 @@ pub struct DeviceFlags {
     /// Do not check at start that the driver computes each kernel of the model right.
     #[arg(long, env = "HESPER_SKIP_SELF_TEST", value_parser = BoolishValueParser::new())]
     pub skip_self_test: bool,
+    /// Folder for compiled kernels, which the next start then need not compile, or none
+    /// [default: $XDG_CACHE_HOME/hesper/kernels, or ~/.cache/hesper/kernels].
+    #[arg(long, env = "HESPER_KERNEL_CACHE", value_name = "FOLDER", value_parser = PathBufValueParser::new())]
+    pub kernel_cache: Option<PathBuf>,
     /// Prompt tokens evaluated at once: a power of two.
     #[arg(long, env = "HESPER_CHUNK", default_value_t = CHUNK_DEFAULT, value_name = "N", value_parser = chunk)]
     pub chunk: u32,
+}
+
+impl DeviceFlags {
+    /// Where compiled kernels are kept, if anywhere.
+    pub fn kernel_cache(&self) -> Option<PathBuf> {
+        match &self.kernel_cache {
+            Some(folder) => Some(folder.clone()).filter(|folder| folder.as_os_str() != "none"),
+            None => default_kernel_cache(|name| std::env::var_os(name)),
+        }
+    }
+}
+
+fn default_kernel_cache(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    Some(cache?.join("hesper/kernels"))
 }
 
 #[derive(Args, Clone, Debug)]
@@ -209,6 +230,17 @@ mod tests {
         for wrong in ["", "G", "-1G", "4X", "4 G G", "inf", "nan", "1e300", "99999999T"] {
             size(wrong).expect_err(wrong);
         }
+    }
+
+    #[test]
+    fn kernels_are_kept_where_caches_belong() {
+        let with = |cache: &str, home: &str| {
+            let (cache, home) = (OsString::from(cache), OsString::from(home));
+            default_kernel_cache(|name| Some(if name == "HOME" { home.clone() } else { cache.clone() }))
+        };
+        assert_eq!(with("/c", "/h"), Some("/c/hesper/kernels".into()));
+        assert_eq!(with("relative", "/h"), Some("/h/.cache/hesper/kernels".into()));
+        assert_eq!(with("", ""), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::budget;
 use super::flags::{DeviceFlags, Sharing};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use hesper::engine::runner::{Options, Planned, Runner};
 use hesper::engine::self_test::self_test;
 use hesper::gguf::Gguf;
@@ -14,12 +14,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
+use std::thread;
 use std::time::Instant;
 
 /// Opens a model file and its tokenizer.
 pub fn open(path: &Path) -> Result<(Gguf, Text)> {
+    let start = Instant::now();
     let gguf = Gguf::open(path)?;
+    tracing::debug!(time_ms = start.elapsed().as_millis(), "opened the file");
     let text = text(&gguf)?;
+    tracing::debug!(time_ms = start.elapsed().as_millis(), "opened the tokenizer");
     Ok((gguf, text))
 }
 
@@ -29,7 +33,12 @@ pub fn text(gguf: &Gguf) -> Result<Text> {
 
 /// Opens the device and says on `out`, as the first line, which it is and why.
 pub fn device(flags: &DeviceFlags, out: &mut impl Write) -> Result<Gpu> {
-    let (gpu, choice) = gpu::open(&flags.device, flags.allow_software)?;
+    let start = Instant::now();
+    let (mut gpu, choice) = gpu::open(&flags.device, flags.allow_software)?;
+    if let Some(folder) = flags.kernel_cache() {
+        gpu.keep_pipelines_in(&folder)?;
+    }
+    tracing::debug!(time_ms = start.elapsed().as_millis(), "opened the device");
     writeln!(out, "Device {}: {}; {}", choice.index, gpu.label(), choice.reason)?;
     Ok(gpu)
 }
@@ -52,7 +61,9 @@ pub fn plan(
         chunk_rows: flags.chunk,
         policy: Policy { software: device.software, subgroup_size: device.subgroup_size },
     };
+    let start = Instant::now();
     let planned = Planned::new(gguf, &options)?;
+    tracing::debug!(time_ms = start.elapsed().as_millis(), "placed the model");
     writeln!(out, "Memory: {}", planned.memory)?;
     Ok(planned)
 }
@@ -70,33 +81,39 @@ pub fn check_vocabulary(gguf: &Gguf, text: &Text, planned: &Planned) -> Result<(
     Ok(())
 }
 
-/// Has the device run every kernel that the model uses and holds the results against those of the CPU.
-fn check_kernels(planned: &Planned, gguf: &Gguf, gpu: Gpu, out: &mut impl Write) -> Result<Gpu> {
-    let start = Instant::now();
-    let options = Options {
-        context_tokens: Some(planned.model.sizes.context_tokens),
-        sequences: planned.model.sizes.sequences,
-        cache_tokens: None,
-        kv_type: planned.memory.kv_type,
-        budget_bytes: planned.memory.budget_bytes,
-        chunk_rows: planned.model.sizes.chunk_rows,
-        policy: planned.model.policy,
-    };
-    let checked = Checked::new(gpu);
-    self_test(gguf, &options, Box::new(checked.clone()))?;
-    let (mut gpu, seen) =
-        checked.into_device().context("the self-test keeps the device: this is a defect of Hesper")?;
-    gpu.forget()?;
-    let used: BTreeSet<_> = planned.plans().flat_map(|plan| checked::kinds(&plan).collect::<Vec<_>>()).collect();
-    let left_out = used.difference(&seen).count();
-    let rest = if left_out > 0 { format!(", {left_out} could not be tried") } else { String::new() };
-    writeln!(
-        out,
-        "Self-test: {} kernels compute what the CPU does{rest} ({:.2} s)",
-        seen.len(),
-        start.elapsed().as_secs_f64()
-    )?;
-    Ok(gpu)
+/// What is needed to have a device run every kernel that a model uses, and hold the results against those of the CPU.
+struct Check {
+    gpu: Gpu,
+    options: Options,
+    used: BTreeSet<checked::Kind>,
+}
+
+impl Check {
+    fn new(planned: &Planned, gpu: Gpu) -> Check {
+        let options = Options {
+            context_tokens: Some(planned.model.sizes.context_tokens),
+            sequences: planned.model.sizes.sequences,
+            cache_tokens: None,
+            kv_type: planned.memory.kv_type,
+            budget_bytes: planned.memory.budget_bytes,
+            chunk_rows: planned.model.sizes.chunk_rows,
+            policy: planned.model.policy,
+        };
+        let used = planned.plans().flat_map(|plan| checked::kinds(&plan).collect::<Vec<_>>()).collect();
+        Check { gpu, options, used }
+    }
+
+    /// Gives the line to print.
+    fn run(self, gguf: &Gguf) -> Result<String> {
+        let start = Instant::now();
+        let checked = Checked::new(self.gpu);
+        self_test(gguf, &self.options, Box::new(checked.clone()))?;
+        let (_, seen) = checked.into_device().context("the self-test keeps the device: this is a defect of Hesper")?;
+        let left_out = self.used.difference(&seen).count();
+        let rest = if left_out > 0 { format!(", {left_out} could not be tried") } else { String::new() };
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(format!("Self-test: {} kernels compute what the CPU does{rest} ({seconds:.2} s)", seen.len()))
+    }
 }
 
 /// What loading comes to do next.
@@ -111,27 +128,54 @@ pub enum Step {
     PrepareKernels,
 }
 
-/// Brings the weights to the device, with a progress bar where a terminal shows it, and says on `out` how fast it went.
-/// Before that the kernels are checked, unless `flags` say otherwise. `progress` is told of every step.
+/// Loads a model, and says on `out` how long it took; `progress` is told of every step. Unless `flags` say otherwise the
+/// kernels are checked meanwhile, by another thread on the same device opened once more: a CPU driver compiles kernels in
+/// its queue's one thread, so two queues compile them in half of the time.
 pub fn load(
     planned: Planned,
     gguf: &Gguf,
-    mut gpu: Gpu,
+    gpu: Gpu,
     flags: &DeviceFlags,
     out: &mut impl Write,
     progress: impl Fn(Step),
 ) -> Result<Runner> {
-    if !flags.skip_self_test {
-        progress(Step::CheckKernels);
-        gpu = check_kernels(&planned, gguf, gpu, out)?;
+    let start = Instant::now();
+    let (runner, speed, checked) = thread::scope(|scope| {
+        let check = match flags.skip_self_test {
+            true => None,
+            false => {
+                let check = Check::new(&planned, gpu.another()?);
+                let thread = thread::Builder::new().name("self-test".to_owned());
+                Some(thread.spawn_scoped(scope, move || check.run(gguf))?)
+            }
+        };
+        let loaded = weights(planned, gguf, gpu, &progress);
+        if check.is_some() {
+            progress(Step::CheckKernels);
+        }
+        // Before a failure to load, since a kernel that is wrong may be its reason.
+        let checked = check.map(|check| check.join().map_err(|_| anyhow!("the self-test ended unexpectedly"))?);
+        let checked = checked.transpose()?;
+        let (runner, speed) = loaded?;
+        anyhow::Ok((runner, speed, checked))
+    })?;
+    if let Some(line) = checked {
+        writeln!(out, "{line}")?;
     }
+    writeln!(out, "{speed}, ready after {:.2} s", start.elapsed().as_secs_f64())?;
+    Ok(runner)
+}
+
+/// Brings the weights to the device, with a progress bar where a terminal shows it, and runs every kernel once. Also says
+/// how fast the weights came.
+fn weights(planned: Planned, gguf: &Gguf, gpu: Gpu, progress: &impl Fn(Step)) -> Result<(Runner, String)> {
     let total_bytes: u64 = gguf.tensors().iter().map(|tensor| tensor.bytes as u64).sum();
     progress(Step::Read { total_bytes });
     let style = "{msg} {bar:40} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}";
     let bar = ProgressBar::new(total_bytes).with_message("Loading").with_style(ProgressStyle::with_template(style)?);
     let start = Instant::now();
     let (mut done_bytes, mut seconds) = (0, 0.0);
-    let runner = planned.load(gguf, Box::new(gpu), &mut |bytes| {
+    let loaded = planned.load(gguf, Box::new(gpu), &mut |bytes| {
         progress(Step::Bytes(bytes));
         done_bytes += bytes;
         seconds = start.elapsed().as_secs_f64();
@@ -143,13 +187,9 @@ pub fn load(
         }
     });
     bar.finish_and_clear();
-    let runner = runner?;
+    let mut runner = loaded?;
+    runner.rehearse()?;
     let gigabytes = done_bytes as f64 / 1e9;
-    writeln!(
-        out,
-        "Loaded {gigabytes:.3} GB in {seconds:.2} s ({:.2} GB/s), ready after {:.2} s",
-        gigabytes / f64::max(seconds, 1e-9),
-        start.elapsed().as_secs_f64()
-    )?;
-    Ok(runner)
+    let speed = format!("Loaded {gigabytes:.3} GB in {seconds:.2} s ({:.2} GB/s)", gigabytes / f64::max(seconds, 1e-9));
+    Ok((runner, speed))
 }

@@ -14,7 +14,8 @@ use crate::model::weights::Weights;
 use crate::plan::profile::stretches;
 use crate::plan::{Executor, ExecutorError, Plan, PlanTimes, Prepared, Region, Tensor};
 use bytemuck::NoUninit;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
 
 /// What a model is loaded for.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +115,7 @@ impl Planned {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Runner, ModelError> {
         let Planned { model, memory, slot_bytes } = self;
+        let start = Instant::now();
         for (region, bytes) in (0..).map(Region::Weights).zip(&model.weights.region_bytes) {
             executor.allocate(region, *bytes)?;
         }
@@ -122,11 +124,15 @@ impl Planned {
         }
         executor.allocate(Region::Arena, memory.arena_bytes)?;
         executor.allocate(Region::Staging, load::staging_bytes(slot_bytes))?;
+        tracing::debug!(time_ms = start.elapsed().as_millis(), "allocated");
         load::load(&model.weights, &model.dims, gguf, executor.as_mut(), progress)?;
+        tracing::debug!(time_ms = start.elapsed().as_millis(), "weights loaded");
         let mut plans = HashMap::new();
         for key in model.keys() {
             plans.insert(key, executor.prepare(&model.lower(key))?);
         }
+        executor.keep();
+        tracing::debug!(time_ms = start.elapsed().as_millis(), plans = plans.len(), "plans recorded");
         let mut runner = Runner { executor, model, plans, submitted: 0 };
         runner.write_constants();
         Ok(runner)
@@ -225,6 +231,23 @@ impl Runner {
         let every_row = state.every_row.clone();
         let numbers: Vec<u32> = (0..(every_row.bytes / 4) as u32).collect();
         self.put(&every_row, 0, &numbers);
+    }
+
+    /// Runs every kernel of every plan once, on rows that are dead. Some drivers compile a kernel only then, and no request
+    /// should wait for that.
+    pub fn rehearse(&mut self) -> Result<(), ExecutorError> {
+        let start = Instant::now();
+        let (mut seen, keys) = (BTreeSet::new(), self.model.keys().collect::<Vec<_>>());
+        for key in keys {
+            let plan = self.model.lower(key);
+            let fresh = plan.dispatches().filter(|d| seen.insert((d.kernel.name, d.specialization.clone()))).count();
+            if fresh > 0 {
+                self.submit_as(key, &StepRows { plan_rows: key.rows, ..StepRows::default() })?;
+                self.wait()?;
+                tracing::debug!(plan = %key, fresh, time_ms = start.elapsed().as_millis(), "rehearsed");
+            }
+        }
+        Ok(())
     }
 
     /// Makes a slot ready for a sequence: how its tokens are sampled, those it has already (`answer`: behind the prompt).

@@ -9,12 +9,17 @@ use super::record::{self, Place, Ready};
 use super::{Error, Vulkan};
 use crate::plan::{Clock, DeviceLabel, Executor, ExecutorError, Plan, PlanTimes, Prepared, Region, Ticket};
 use ash::vk;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use vulkano::device::physical::PhysicalDevice;
 use vulkano::device::{Device, DeviceCreateInfo, QueueCreateInfo};
 
 /// Bytes that one copy out of unmapped memory moves.
 const READ_PIECE_BYTES: u64 = 1 << 20;
+
+/// What a debug build fills memory with that has no first content: as floats of any width, NaN.
+const POISON: u32 = u32::MAX;
 
 /// Submissions of nothing whose median time is taken from that of a plan, where the device has no clock.
 const EMPTY_SUBMISSIONS: usize = 9;
@@ -34,7 +39,8 @@ pub struct MemoryUse {
 pub struct Gpu {
     info: DeviceInfo,
     max_groups: [u32; 3],
-    plans: Vec<Option<vk::CommandBuffer>>,
+    /// Command buffers, and the fence that stands behind the last submission of each.
+    plans: Vec<Option<(vk::CommandBuffer, u64)>>,
     regions: Regions,
     /// For reading unmapped memory; made when first needed.
     read_piece: Option<Block>,
@@ -107,9 +113,27 @@ impl Regions {
 impl Gpu {
     /// Opens the device at `index` of [`Vulkan::devices`], which must lack nothing.
     pub fn new(vulkan: &Vulkan, index: usize) -> Result<Gpu, Error> {
-        let info = vulkan.devices()[index].clone();
+        Gpu::of(vulkan.devices()[index].clone(), vulkan.physical(index).clone())
+    }
+
+    /// The same device opened once more, with memory, plans and a queue of its own, for another thread. It takes pipelines
+    /// from where this one keeps them.
+    pub fn another(&self) -> Result<Gpu, Error> {
+        let mut other = Gpu::of(self.info.clone(), self.raw.device.physical_device().clone())?;
+        if let Some(folder) = self.pipelines.kept_in() {
+            other.keep_pipelines_in(folder)?;
+        }
+        Ok(other)
+    }
+
+    /// Keeps compiled kernels in `folder`, and takes those that are there. Before any plan is prepared.
+    pub fn keep_pipelines_in(&mut self, folder: &Path) -> Result<(), Error> {
+        let name = self.label().to_string();
+        self.pipelines.keep_in(folder).map_err(|failure| Error::Open { name, reason: failure.to_string() })
+    }
+
+    fn of(info: DeviceInfo, physical: Arc<PhysicalDevice>) -> Result<Gpu, Error> {
         let open_error = |reason: String| Error::Open { name: info.label().to_string(), reason };
-        let physical = vulkan.physical(index).clone();
         let family = compute_family(&physical).ok_or_else(|| open_error("it has no compute queue".to_owned()))?;
         let max_groups = physical.properties().max_compute_work_group_count;
         // A driver of a subset of Vulkan, as MoltenVK is, must have VK_KHR_portability_subset enabled: vulkano does that
@@ -155,7 +179,7 @@ impl Gpu {
     /// Forgets every region and plan, but not the pipelines, which are what takes long to make.
     pub fn forget(&mut self) -> Result<(), ExecutorError> {
         self.queue.finish()?;
-        for buffer in self.plans.drain(..).flatten() {
+        for (buffer, _) in self.plans.drain(..).flatten() {
             self.queue.free(buffer);
         }
         self.regions = Regions::default();
@@ -215,16 +239,21 @@ impl Gpu {
         record::ready(plan, |region| regions.place(region), |dispatch| pipelines.get(dispatch))
     }
 
-    /// Makes a block zero. Ends with a barrier, so that plans see the zeros.
+    /// Gives a block its first content. Ends with a barrier, so that plans see it.
     fn clear(&mut self, region: Region, block: &mut Block) -> Result<(), ExecutorError> {
         if block.is_mapped() {
             block.fill_zero(region);
             return Ok(());
         }
+        let word = match region.starts_as_zeros() {
+            true => 0,
+            false if cfg!(debug_assertions) => POISON,
+            false => return Ok(()),
+        };
         let handle = block.handle();
         self.queue.run_once(|ash, buffer| {
             // SAFETY: the block outlives the submission, which `run_once` waits for.
-            unsafe { ash.cmd_fill_buffer(buffer, handle, 0, vk::WHOLE_SIZE, 0) };
+            unsafe { ash.cmd_fill_buffer(buffer, handle, 0, vk::WHOLE_SIZE, word) };
             let used = vk::AccessFlags::SHADER_READ | vk::AccessFlags::SHADER_WRITE;
             let filled = (vk::PipelineStageFlags::TRANSFER, vk::AccessFlags::TRANSFER_WRITE);
             record::barrier(ash, buffer, filled, (vk::PipelineStageFlags::COMPUTE_SHADER, used));
@@ -272,21 +301,27 @@ impl Executor for Gpu {
         let commands = self.ready(plan)?;
         let layout = self.pipelines.layout;
         let buffer = self.queue.record(|ash, buffer| record::record(ash, buffer, layout, &commands))?;
-        self.plans.push(Some(buffer));
+        self.plans.push(Some((buffer, 0)));
         Ok(Prepared(self.plans.len() - 1))
     }
 
+    fn keep(&mut self) {
+        self.pipelines.keep();
+    }
+
     fn release(&mut self, prepared: Prepared) {
-        let buffer = self.plans.get_mut(prepared.0).and_then(Option::take).expect("the plan is prepared");
-        // It may still run if nobody waited; where waiting fails the device is lost and the buffer is left alone.
-        if self.queue.finish().is_ok() {
+        let (buffer, fence) = self.plans.get_mut(prepared.0).and_then(Option::take).expect("the plan is prepared");
+        // It may still run if nobody waited; where waiting fails the device is lost and the buffer is left alone. What was
+        // submitted behind it goes on.
+        if self.queue.reach(fence).is_ok() {
             self.queue.free(buffer);
         }
     }
 
     fn submit(&mut self, prepared: Prepared) -> Result<(), ExecutorError> {
-        let buffer = self.plans.get(prepared.0).copied().flatten().expect("the plan is prepared");
-        self.queue.submit(buffer)
+        let plan = self.plans.get_mut(prepared.0).and_then(Option::as_mut).expect("the plan is prepared");
+        plan.1 = self.queue.next_fence();
+        self.queue.submit(plan.0)
     }
 
     fn fence(&mut self) -> Result<Ticket, ExecutorError> {

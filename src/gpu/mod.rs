@@ -9,6 +9,7 @@ pub mod device;
 pub mod doctor;
 mod error;
 mod executor;
+pub mod kept;
 mod loader;
 mod memory;
 mod pipeline;

@@ -175,6 +175,20 @@ impl Queue {
         }
     }
 
+    /// The value of the next fence, which stands behind everything submitted so far.
+    #[inline]
+    pub fn next_fence(&self) -> u64 {
+        self.signalled + 1
+    }
+
+    /// Waits for a fence that may not have been made yet: at most the next.
+    pub fn reach(&mut self, value: u64) -> Result<(), ExecutorError> {
+        if value > self.signalled {
+            self.fence()?;
+        }
+        self.wait(value)
+    }
+
     /// Waits for everything submitted.
     pub fn finish(&mut self) -> Result<(), ExecutorError> {
         if self.unfenced {

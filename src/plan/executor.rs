@@ -76,11 +76,15 @@ pub struct PlanTimes {
 
 /// Owns the memory of every region and runs plans on it, in the order of submission.
 pub trait Executor {
-    /// Makes a region, zero-filled. Called once for each region, before any plan that uses it is prepared.
+    /// Makes a region, zero-filled if it [starts as zeros](Region::starts_as_zeros), else with any content. Called once for
+    /// each region, before any plan that uses it is prepared.
     fn allocate(&mut self, region: Region, bytes: u64) -> Result<(), ExecutorError>;
 
     /// Makes a plan ready: pipelines, addresses, recording. The only slow call besides `allocate`.
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError>;
+
+    /// Every plan is prepared: a moment to keep for the next start what took long.
+    fn keep(&mut self) {}
 
     /// Forgets a plan that no longer runs.
     fn release(&mut self, prepared: Prepared);

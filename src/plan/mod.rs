@@ -31,6 +31,14 @@ pub enum Region {
     Virtual(u32),
 }
 
+impl Region {
+    /// Whether it starts as zeros. Weights and the cache are too large to be written twice: no kernel reads of them what
+    /// none has written.
+    pub fn starts_as_zeros(self) -> bool {
+        !matches!(self, Region::Weights(_) | Region::Cache(_))
+    }
+}
+
 /// A range of bytes in a region. Shape and element type belong to the kernel that uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tensor {

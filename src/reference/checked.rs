@@ -9,6 +9,7 @@ use crate::plan::{Command, Dispatch, Executor, ExecutorError, Kernel, Plan, Prep
 use half::f16;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// A kernel with its specialization: what a driver compiles.
 pub type Kind = (&'static str, Vec<u32>);
@@ -137,8 +138,15 @@ impl<D: Executor> Both<D> {
         }
         let written = || dispatch.accesses().zip(dispatch.kernel.operands).filter(|((_, writable), _)| *writable);
         let before: Vec<Vec<u8>> = written().map(|((tensor, _), _)| self.memory.view::<u8>(tensor).to_vec()).collect();
+        let start = Instant::now();
         self.device.submit(prepared)?;
         twin(dispatch, &mut self.memory);
+        let twin_us = start.elapsed().as_micros();
+        let ticket = self.device.fence()?;
+        self.device.wait(ticket)?;
+        // Some drivers compile a kernel when it first runs.
+        let kernel = dispatch.kernel.name;
+        tracing::debug!(kernel, label = dispatch.label, twin_us, first_run_us = start.elapsed().as_micros(), "checked");
         for (((tensor, _), info), before) in written().zip(&before) {
             let found = self.device_bytes(tensor)?;
             let element = element(dispatch, info.name).unwrap_or(Element::Word);

@@ -16,7 +16,8 @@ impl Memory {
         let units = usize::try_from(bytes.div_ceil(16)).map_err(|_| out_of_memory("it exceeds the address space"))?;
         let mut storage = Vec::new();
         storage.try_reserve_exact(units).map_err(|_| out_of_memory("the host has not that much"))?;
-        storage.resize(units, 0u128);
+        // All ones are NaN, so that a plan that reads what none has written is found.
+        storage.resize(units, if region.starts_as_zeros() { 0 } else { u128::MAX });
         self.regions.insert(region, storage);
         Ok(())
     }
