@@ -50,6 +50,7 @@ pub fn plan(
         kv_type: sharing.kv_type,
         budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
         chunk_rows: flags.chunk,
+        draft_max: sharing.draft_max,
         policy: Policy { software: device.software, subgroup_size: device.subgroup_size },
     };
     let planned = Planned::new(gguf, &options)?;
@@ -80,6 +81,7 @@ fn check_kernels(planned: &Planned, gguf: &Gguf, gpu: Gpu, out: &mut impl Write)
         kv_type: planned.memory.kv_type,
         budget_bytes: planned.memory.budget_bytes,
         chunk_rows: planned.model.sizes.chunk_rows,
+        draft_max: planned.model.sizes.draft_max,
         policy: planned.model.policy,
     };
     let checked = Checked::new(gpu);
