@@ -1,7 +1,8 @@
 //! `hesper bench`: tokens per second, measured and reported as llama-bench does.
 
-use super::bench_report::{Case, Report, Result as Measured};
-use super::flags::{DeviceFlags, KvTypeFlag, ModelFlag, Sharing};
+use super::bench_copy;
+use super::bench_report::{Case, Copying, Report, Result as Measured};
+use super::flags::{DeviceFlags, KvTypeFlag, ModelFlag, Sharing, SpeculateFlags};
 use super::load;
 use anyhow::{Result, anyhow, bail};
 use hesper::engine::pace::{Pace, SILENCE};
@@ -24,11 +25,13 @@ const WARM_UP: u32 = 4;
 /// Measure tokens per second
 ///
 /// ppN evaluates a prompt of N random tokens in one go; tgN generates N tokens, one after another. Each is run once to
-/// warm up and then as often as -r says. Columns and fields are those of llama.cpp's llama-bench.
+/// warm up and then as often as -r says. copyN generates N tokens behind a prompt of N random tokens said twice, without
+/// and with drafts, by turns. Columns and fields are those of llama.cpp's llama-bench.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hesper bench -m model.gguf\n  \
                         hesper bench -m model.gguf -p 128,512 -n 32 -r 3 -o json\n  \
-                        hesper bench -m model.gguf -p 0 -n 64 -d 0,1024 --kv-type q8_0")]
+                        hesper bench -m model.gguf -p 0 -n 64 -d 0,1024 --kv-type q8_0\n  \
+                        hesper bench -m model.gguf -p 0 -n 0 --copy 256 --draft-max 7")]
 pub struct Flags {
     #[command(flatten)]
     model: ModelFlag,
@@ -41,6 +44,10 @@ pub struct Flags {
     /// Tokens that are in the cache before; several with commas between.
     #[arg(short = 'd', long, env = "HESPER_N_DEPTH", default_value = "0", value_name = "N", value_delimiter = ',')]
     n_depth: Vec<u32>,
+    /// Tokens to generate behind a prompt that says so many random tokens twice, without and with drafts; several with commas
+    /// between; 0 for no such test.
+    #[arg(long, env = "HESPER_N_COPY", default_value = "0", value_name = "N", value_delimiter = ',')]
+    copy: Vec<u32>,
     /// How often each test is measured.
     #[arg(short = 'r', long, env = "HESPER_REPETITIONS", default_value = "5", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -51,19 +58,25 @@ pub struct Flags {
     #[command(flatten)]
     kv_type: KvTypeFlag,
     #[command(flatten)]
+    speculate: SpeculateFlags,
+    #[command(flatten)]
     device: DeviceFlags,
 }
 
 pub fn bench(flags: &Flags) -> Result<ExitCode> {
     let cases = cases(flags);
-    let Some(context_tokens) = cases.iter().map(Case::context_tokens).max() else {
-        bail!("nothing is to be measured: give -p or -n a number above 0");
+    let copies: Vec<u32> = flags.copy.iter().copied().filter(|&count| count > 0).collect();
+    let copy_cases = copies.iter().map(|&count| bench_copy::case(count, Copying::Plainly));
+    let Some(context_tokens) = cases.iter().copied().chain(copy_cases).map(|case| case.context_tokens()).max() else {
+        bail!("nothing is to be measured: give -p, -n or --copy a number above 0");
     };
     let gguf = Gguf::open(flags.model.path()?)?;
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
     let device = gpu.label();
-    let sharing = Sharing::alone(Some(context_tokens), flags.kv_type.kv_type());
+    let alone = Sharing::alone(Some(context_tokens), flags.kv_type.kv_type());
+    let draft_max = if copies.is_empty() { 0 } else { flags.speculate.draft_max() };
+    let sharing = Sharing { draft_max, ..alone };
     let planned = load::plan(&gguf, gpu.info(), &flags.device, &sharing, &mut notes)?;
     let report = Report::new(&gguf, &device, flags.device.chunk, &planned.model);
     let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
@@ -74,8 +87,16 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
         let started = SystemTime::now();
         bench.measure(&Case { generated: case.generated.min(WARM_UP), ..*case })?;
         let samples = (0..flags.repetitions).map(|_| bench.measure(case)).collect::<Result<Vec<_>>>()?;
-        let result = Measured { case: *case, started, samples };
+        let result = Measured { case: *case, started, samples, drafts: (0, 0) };
         report.write(flags.output, index, &result, &mut out)?;
+    }
+    if !copies.is_empty() {
+        let mut index = cases.len();
+        bench_copy::measure(bench.runner, &bench.tokens, &copies, flags.repetitions, |result| {
+            report.write(flags.output, index, result, &mut out)?;
+            index += 1;
+            Ok(())
+        })?;
     }
     report.end(flags.output, &mut out)?;
     Ok(ExitCode::SUCCESS)
@@ -84,8 +105,8 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
 /// Prompts first, then generations, at each depth.
 fn cases(flags: &Flags) -> Vec<Case> {
     let at_depth = |&depth: &u32| {
-        let prompts = flags.n_prompt.iter().map(move |&prompt| Case { depth, prompt, generated: 0 });
-        let generations = flags.n_gen.iter().map(move |&generated| Case { depth, prompt: 0, generated });
+        let prompts = flags.n_prompt.iter().map(move |&prompt| Case { depth, prompt, ..Case::default() });
+        let generations = flags.n_gen.iter().map(move |&generated| Case { depth, generated, ..Case::default() });
         prompts.chain(generations).filter(|case| case.prompt + case.generated > 0)
     };
     flags.n_depth.iter().flat_map(at_depth).collect()
