@@ -18,7 +18,7 @@ struct Match {
     length: usize,
 }
 
-/// What one sequence has said, and where. Takes some 30 bytes for each token.
+/// What one sequence has said, and where. Takes 30 to 60 bytes for each token.
 #[derive(Clone, Debug)]
 pub struct Drafter {
     /// A text that the answer may resemble, then the sequence's own tokens.
