@@ -6,6 +6,8 @@
 // workgroup's parts take blocks of columns in turn and add up at the end. Activations are read at addresses
 // that all lanes of a part share. For one part, sums run over k in one order whatever ROWS and TOKENS are, so a
 // token's result does not depend on its neighbours.
+// With AHEAD the rows of y are also prepared for the norm that comes next: normed[t][row] = y × gain[row], and
+// squares[t][tile] = the tile's sum of y², which NORM 3 adds up; a tile's lanes are then one subgroup.
 // Grid: x = tiles / ROWS, y = tokens / TOKENS, both rounded up.
 #extension GL_GOOGLE_include_directive : require
 #include "lib/prelude.glsl"
@@ -15,7 +17,8 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint ROWS = 1;
 layout(constant_id = 2) const uint TOKENS = 1;
-// 0: x as it is. 1: normalize x here. 2: x was multiplied by its gain, `scale` holds the rest.
+// 0: x as it is. 1: normalize x here. 2: x was multiplied by its gain, `scale` holds the rest. 3: likewise, `scale` holds
+// `square_count` sums of squares for each token.
 layout(constant_id = 3) const uint NORM = 0;
 // 0: store. 1: add to other[t][row]. 2: silu(other[t][row]) × the sum. 3: tiles alternate between gate and up, store
 // silu(gate) × up.
@@ -23,6 +26,7 @@ layout(constant_id = 4) const uint EPILOGUE = 0;
 layout(constant_id = 5) const bool BIAS = false;
 // cols is no multiple of 32: the last block is ragged.
 layout(constant_id = 6) const bool RAGGED = false;
+layout(constant_id = 8) const bool AHEAD = false;
 
 layout(push_constant, scalar) uniform Push {
     Vec4In x;
@@ -32,6 +36,8 @@ layout(push_constant, scalar) uniform Push {
     FloatIn bias;
     FloatIn other;
     FloatOut y;
+    FloatOut normed;
+    FloatOut squares;
     uint cols;
     uint rows;
     uint tokens;
@@ -41,6 +47,7 @@ layout(push_constant, scalar) uniform Push {
     uint high;
     uint scales;
     uint supers;
+    uint square_count;
     float eps;
 };
 
@@ -89,7 +96,7 @@ void accumulate(uint block) {
         vec4 v[TOKENS];
         [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
             v[t] = load_x(x_first[t], block * (BLOCK_COLS / 4) + c);
-#if defined(HAS_MINIMUM)
+#if defined(HAS_MINIMUM) && !defined(FINISHED)
             x_sum[t] += (v[t].x + v[t].y) + (v[t].z + v[t].w);
 #endif
         }
@@ -97,14 +104,14 @@ void accumulate(uint block) {
             const vec4 q = quants(weight, b[r], c);
             [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
                 const uint i = r * TOKENS + t;
-#if defined(UNSCALED)
+#if defined(FINISHED)
                 sum[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, sum[i]))));
 #else
                 group[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, group[i]))));
 #endif
             }
         }
-#if !defined(UNSCALED)
+#if !defined(FINISHED)
         if (c % GROUP_FOURS == GROUP_FOURS - 1) {
             [[unroll]] for (uint r = 0; r < ROWS; ++r) {
                 [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
@@ -115,7 +122,7 @@ void accumulate(uint block) {
         }
 #endif
     }
-#if defined(HAS_MINIMUM)
+#if defined(HAS_MINIMUM) && !defined(FINISHED)
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
         [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
             sum[r * TOKENS + t] = fma(group_minimum(b[r]), x_sum[t], sum[r * TOKENS + t]);
@@ -137,10 +144,11 @@ void combine(uint part, uint lane) {
     }
 }
 
-void store(uint tile, uint lane, uint token, float value, float next_value) {
+// What is stored, or 0 outside of y.
+float store(uint tile, uint lane, uint token, float value, float next_value) {
     const uint row = (EPILOGUE == 3 ? tile / 2 : tile) * TILE_ROWS + lane;
     if (row >= rows || token >= tokens) {
-        return;
+        return 0.0;
     }
     const uint at = token * y_stride + row;
     if (BIAS) {
@@ -154,10 +162,31 @@ void store(uint tile, uint lane, uint token, float value, float next_value) {
         value = silu(value) * next_value;
     }
     y.v[at] = value;
+    if (AHEAD) {
+        normed.v[at] = value * FloatIn(gain).v[row];
+    }
+    return value;
+}
+
+// What x's token is still to be multiplied by. Taken behind the loop, where it does not hold registers.
+float norm_factor(uint token, uint first) {
+    if (NORM == 1) {
+        return inverse_rms(x, first, cols, eps);
+    }
+    if (NORM == 3) {
+        return inverse_rms_of(scale, token * square_count, square_count, cols, eps);
+    }
+    return NORM == 2 ? scale.v[token] : 1.0;
 }
 
 void main() {
+#if defined(WOVEN)
+    // The workgroup is one subgroup. Unlike the invocation's number in the workgroup, that in the subgroup is a constant to a
+    // CPU driver's compiler, which then knows which lanes take which words.
+    const uint lane = gl_SubgroupInvocationID;
+#else
     const uint lane = gl_LocalInvocationID.x % TILE_ROWS;
+#endif
     const uint part = PARTS > 1 ? gl_LocalInvocationID.x / TILE_ROWS : 0;
     const uint first_tile = gl_WorkGroupID.x * ROWS;
     const uint first_token = gl_WorkGroupID.y * TOKENS;
@@ -165,11 +194,8 @@ void main() {
     const Planes planes = Planes(high, scales, supers);
 
     // Beyond the last tile or token the last one is computed again, and not stored.
-    float factor[TOKENS];
     [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
-        const uint token = min(first_token + t, tokens - 1);
-        x_first[t] = token * (x_stride / 4);
-        factor[t] = NORM == 1 ? inverse_rms(x, x_first[t], cols, eps) : (NORM == 2 ? scale.v[token] : 1.0);
+        x_first[t] = min(first_token + t, tokens - 1) * (x_stride / 4);
     }
     [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
         sum[i] = 0.0;
@@ -190,10 +216,21 @@ void main() {
             return;
         }
     }
+    float factor[TOKENS];
+    [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+        factor[t] = norm_factor(min(first_token + t, tokens - 1), x_first[t]);
+    }
     [[unroll]] for (uint r = 0; r < ROWS; r += (EPILOGUE == 3 ? 2 : 1)) {
         [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
             const uint pair = min(r + 1, ROWS - 1);
-            store(first_tile + r, lane, first_token + t, factor[t] * sum[r * TOKENS + t], factor[t] * sum[pair * TOKENS + t]);
+            const float next = factor[t] * sum[pair * TOKENS + t];
+            const float value = store(first_tile + r, lane, first_token + t, factor[t] * sum[r * TOKENS + t], next);
+            if (AHEAD) {
+                const float square = subgroupAdd(value * value);
+                if (lane == 0 && first_tile + r < tiles && first_token + t < tokens) {
+                    squares.v[(first_token + t) * tiles + first_tile + r] = square;
+                }
+            }
         }
     }
 }

@@ -2,9 +2,9 @@
 //
 // file: `rows` rows of `cols` elements, row-major; weight: the whole repacked matrix. Row i of the file becomes row
 // l = first_row + i of the matrix, which lies in tile (l / TILE_ROWS) × tile_step + first_tile: so matrices are stacked
-// (first_row) or their tiles interleaved (tile_step 2). One lane owns 32 columns of one row, or with WOVEN of the 8 rows
-// of a tile (first_row is then a multiple of 8); missing columns and rows become zero.
-// Grid: x = blocks × rows (WOVEN: × ⌈rows / 8⌉) / local_size, rounded up.
+// (first_row) or their tiles interleaved (tile_step 2). One lane owns 32 columns of one row, or with WOVEN of the rows
+// that share words (first_row is then a multiple of TILE_ROWS); missing columns and rows become zero.
+// Grid: x = blocks × rows (WOVEN: × those of whole tiles / WORD_ROWS) / local_size, rounded up.
 #extension GL_GOOGLE_include_directive : require
 #include "lib/prelude.glsl"
 #include "lib/quant.glsl"
@@ -36,7 +36,7 @@ uint word_at(uint at) {
 }
 
 // One block of 32 elements of one row, as integers with OFFSET added, and its scales.
-#if !defined(UNSCALED)
+#if !defined(UNSCALED) || defined(WOVEN)
 uint n[32];
 uint scale_word;
 uint super_word;
@@ -119,52 +119,78 @@ void read_block(uint index) {
 #endif
 
 #if defined(WOVEN)
-void store_scales(uint at, uint super_at, uint lane, bool first_of_super) {
-#if defined(SCALE_DM)
-    weight.v[scales + at + lane] = scale_word;
+// The integers or bits of one block of a row, and its scales put where they belong: `tile_block` counts the blocks of all
+// tiles, those of a strip's tiles next to each other.
+void take_block(uint row, uint block, uint blocks, uint tile_block, uint super_tile_block, uint lane) {
+#if defined(UNSCALED)
+    [[unroll]] for (uint e = 0; e < 32; ++e) {
+        const uint col = block * 32 + e;
+        const uint at = (row * cols + col) * (QUANT_WORDS / 8);
+        n[e] = col >= cols ? 0 : (QUANT_WORDS == 32 ? word_at(at) : half_at(at));
+    }
 #else
-    UshortOut(weight).v[scales * 2 + at + lane] = uint16_t(scale_word);
+    read_block(row * blocks + block);
+#endif
+#if defined(SCALE_DM)
+    weight.v[scales + tile_block * TILE_ROWS + lane] = scale_word;
+#elif !defined(UNSCALED)
+    UshortOut(weight).v[scales * 2 + tile_block * TILE_ROWS + lane] = uint16_t(scale_word);
 #endif
 #if defined(SCALE_K) || defined(SCALE_PAIR)
-    if (first_of_super) {
-        weight.v[supers + super_at + lane] = super_word;
+    if ((block & 7u) == 0) {
+        weight.v[supers + super_tile_block * TILE_ROWS + lane] = super_word;
     }
 #endif
 }
 
-// The tile's rows one after another, each adding its bits to the words of all columns.
+// The rows that share words one after another, each adding its bits to the words of all columns.
 void repack_block(uint first, uint block, uint blocks) {
-    uint words[8 * QUANT_WORDS];
-    [[unroll]] for (uint w = 0; w < 8 * QUANT_WORDS; ++w) {
-        words[w] = 0;
-    }
-    uint bits[8 * HIGH_BITS + 1];
-    [[unroll]] for (uint w = 0; w < 8 * HIGH_BITS; ++w) {
-        bits[w] = 0;
-    }
     const uint tile = ((first_row + first) / TILE_ROWS) * tile_step + first_tile;
-    const uint at = (tile * blocks + block) * TILE_ROWS;
-    const uint super_at = (tile * (blocks / 8) + block / 8) * TILE_ROWS;
-    for (uint lane = 0; lane < TILE_ROWS && first + lane < rows; ++lane) {
-        read_block((first + lane) * blocks + block);
-        store_scales(at, super_at, lane, (block & 7u) == 0);
-        [[unroll]] for (uint e = 0; e < 32; ++e) {
-#if QUANT_WORDS == 8
-            words[2 * e] |= lane < 4 ? n[e] << (8 * lane) : 0;
-            words[2 * e + 1] |= lane < 4 ? 0 : n[e] << (8 * (lane - 4));
-#else
-            words[e] |= (n[e] & 0xfu) << (4 * lane);
-#endif
+    const uint strip = tile / STRIP;
+    const uint strip_block = strip * blocks + block;
+    const uint first_lane = first % TILE_ROWS;
+    uint words[32];
+    [[unroll]] for (uint e = 0; e < 32; ++e) {
+        words[e] = 0;
+    }
 #if HIGH_BITS > 0
-            bits[e * HIGH_BITS / 4] |= (n[e] >> 4) << ((e * 8 * HIGH_BITS) % 32 + lane * HIGH_BITS);
+    uint bits[32];
+    [[unroll]] for (uint e = 0; e < 32; ++e) {
+        bits[e] = 0;
+    }
+#endif
+    for (uint i = 0; i < WORD_ROWS && first + i < rows; ++i) {
+        const uint super_block = strip * (blocks / 8) + block / 8;
+        take_block(first + i, block, blocks, strip_block * STRIP + tile % STRIP, super_block * STRIP + tile % STRIP,
+                   first_lane + i);
+        [[unroll]] for (uint e = 0; e < 32; ++e) {
+#if HIGH_BITS > 0
+            words[e] |= (n[e] & 0xfu) << (QUANT_WORDS * i);
+            bits[e] |= (n[e] >> 4) << (HIGH_BITS * i);
+#else
+            words[e] |= n[e] << (QUANT_WORDS * i);
 #endif
         }
     }
-    [[unroll]] for (uint w = 0; w < 8 * QUANT_WORDS; w += 4) {
-        Uvec4Out(weight).v[(at * QUANT_WORDS + w) / 4] = uvec4(words[w], words[w + 1], words[w + 2], words[w + 3]);
-    }
-    [[unroll]] for (uint w = 0; w < 8 * HIGH_BITS; ++w) {
-        weight.v[high + at * HIGH_BITS + w] = bits[w];
+#if defined(UNSCALED)
+    const uint top = 0;
+#else
+    const uint top = 0x80000000u;
+#endif
+    [[unroll]] for (uint c = 0; c < 8; ++c) {
+        const uint at = (strip_block * 8 + c) * STRIP + tile % STRIP;
+        Uvec4Out(weight).v[at * UNITS + first_lane / WORD_ROWS] =
+            uvec4(words[4 * c], words[4 * c + 1], words[4 * c + 2], words[4 * c + 3]) ^ top;
+#if HIGH_BITS > 0
+        [[unroll]] for (uint column = 0; column < 4; ++column) {
+            const uint unit = (high * 4 + at * (TILE_ROWS / 2 * HIGH_BITS)) / HIGH_BITS + (column * TILE_ROWS + first_lane) / 8;
+#if HIGH_BITS == 1
+            ByteOut(weight).v[unit] = uint8_t(bits[4 * c + column]);
+#else
+            UshortOut(weight).v[unit] = uint16_t(bits[4 * c + column]);
+#endif
+        }
+#endif
     }
 }
 #elif defined(UNSCALED)
@@ -240,12 +266,15 @@ void main() {
     const uint blocks = (cols + BLOCK_COLS - 1) / BLOCK_COLS;
     const uint index = gl_GlobalInvocationID.x;
 #if defined(WOVEN)
-    const uint step = TILE_ROWS;
+    // The last tile is filled up with zeros.
+    const uint step = WORD_ROWS;
+    const uint end = (rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
 #else
     const uint step = 1;
+    const uint end = rows;
 #endif
     const uint row = index / blocks * step;
-    if (row < rows) {
+    if (row < end) {
         repack_block(row, index % blocks, blocks);
     }
 }

@@ -298,6 +298,69 @@ fn bench_reports_each_test() {
     assert_holds(&succeed(table), &["t/s |", " pp8 |", " tg4 @ d3 |", " ± "]);
 }
 
+#[test]
+fn a_profile_accounts_for_every_dispatch_of_a_token() {
+    let refused = fail(hesper(&["bench", "-m", MODEL, "--profile", "-o", "csv"]));
+    assert_holds(&refused, &["--profile", "md, json or jsonl"]);
+    if !with_device() {
+        return;
+    }
+    let arguments =
+        ["bench", "-m", MODEL, "-p", "8", "-n", "4", "-r", "2", "-d", "40", "--allow-software", "--profile", "-o"];
+    let mut json = hesper(&arguments);
+    json.arg("jsonl");
+    let printed = succeed(json);
+    let profiles: Vec<serde_json::Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["profile"].take())
+        .collect();
+    let [prompt, generation] = profiles.as_slice() else { panic!("two tests, not {printed}") };
+    for profile in [prompt, generation] {
+        let number = |value: &serde_json::Value| value.as_f64().unwrap_or_else(|| panic!("{value} in {profile}"));
+        let kernels = profile["kernels"].as_array().expect("kernels");
+        let sum = |name: &str| kernels.iter().map(|kernel| number(&kernel[name])).sum::<f64>();
+        // Every dispatch and every microsecond stands in one line.
+        assert!((sum("dispatches") - number(&profile["dispatches"])).abs() < 1e-3, "{profile}");
+        assert!((sum("us") / number(&profile["kernels_us"]) - 1.0).abs() < 1e-3, "{profile}");
+        assert!(number(&profile["roofline_us"]) > 0.0 && number(&profile["measured_us"]) > 0.0, "{profile}");
+        assert!(number(&profile["process_cpu_us"]) >= number(&profile["thread_cpu_us"]), "{profile}");
+        assert!(number(&profile["thread_cpu_us"]) > 0.0, "{profile}");
+        for name in ["copy_gb_per_s", "read_gb_per_s", "dispatch_us"] {
+            assert!(number(&profile["roofline"][name]) > 0.0, "{name} in {profile}");
+        }
+        for (kernel, part) in
+            kernels.iter().flat_map(|kernel| ["us", "bytes", "roofline_share"].map(|part| (kernel, part)))
+        {
+            assert!(number(&kernel[part]) > 0.0, "{part} of {kernel}");
+        }
+    }
+    // A decoded token is one submission of the plan that `hesper plan` prints.
+    assert_eq!(generation["submissions"], 1.0);
+    let plan = succeed(hesper(&["plan", "-m", MODEL, "--software"]));
+    let all: Vec<&str> =
+        plan.lines().find(|line| line.starts_with("all ")).expect("a sum").split_whitespace().collect();
+    if printed.contains("llvmpipe") {
+        assert_eq!(
+            [&all[1], &all[3]].map(|count| count.parse::<f64>().ok()),
+            ["dispatches", "barriers"].map(|name| generation[name].as_f64())
+        );
+    }
+    // Products read each weight once a token, and once a chunk of a prompt.
+    let bytes = |profile: &serde_json::Value, part: &str| {
+        let kernels = profile["kernels"].as_array().expect("kernels");
+        kernels.iter().find(|kernel| kernel["part"] == part).and_then(|kernel| kernel["bytes"].as_f64()).expect("bytes")
+    };
+    assert!(bytes(prompt, "gate up") < bytes(generation, "gate up") / 4.0, "{printed}");
+    let mut table = hesper(&arguments);
+    table.arg("md");
+    let table = succeed(table);
+    assert_holds(
+        &table,
+        &["pp8 @ d40, a token", "tg4 @ d40, a token", "| of roofline |", "| gate up | mat_mul_q8_0", "Roofline: "],
+    );
+    assert_holds(&table, &["| all |", "1 submissions; CPU time ", " of the process."]);
+}
+
 /// A server on a port of its own, killed when the test ends.
 struct Server {
     child: Child,

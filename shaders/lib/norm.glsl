@@ -9,3 +9,12 @@ float inverse_rms(Vec4In x, uint first4, uint cols, float eps) {
     }
     return 1.0 / sqrt(subgroupAdd(sum) / float(cols) + eps);
 }
+
+// The same from `count` partial sums of squares at squares[first…].
+float inverse_rms_of(FloatIn squares, uint first, uint count, uint cols, float eps) {
+    float sum = 0.0;
+    for (uint i = gl_SubgroupInvocationID; i < count; i += gl_SubgroupSize) {
+        sum += squares.v[first + i];
+    }
+    return 1.0 / sqrt(subgroupAdd(sum) / float(cols) + eps);
+}

@@ -29,3 +29,4 @@ layout(buffer_reference, scalar, buffer_reference_align = 2) buffer HalfOut { fl
 layout(buffer_reference, scalar, buffer_reference_align = 2) readonly buffer UshortIn { uint16_t v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 2) buffer UshortOut { uint16_t v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 1) readonly buffer ByteIn { uint8_t v[]; };
+layout(buffer_reference, scalar, buffer_reference_align = 1) buffer ByteOut { uint8_t v[]; };

@@ -1,19 +1,24 @@
 //! `hesper bench`: tokens per second, measured and reported as llama-bench does.
 
 use super::bench_copy;
+use super::bench_profile::{Host, Meter, Profiled, step_reach};
 use super::bench_report::{Case, Copying, Report, Result as Measured};
 use super::flags::{DeviceFlags, KvTypeFlag, ModelFlag, Sharing, SpeculateFlags};
 use super::load;
 use anyhow::{Result, anyhow, bail};
+use clap::builder::BoolishValueParser;
 use hesper::engine::pace::{Pace, SILENCE};
 use hesper::engine::request::SamplingParameters;
-use hesper::engine::runner::Runner;
+use hesper::engine::runner::{Runner, StepRows};
 use hesper::engine::solo::Solo;
 use hesper::gguf::Gguf;
+use hesper::gpu::measure_roofline;
+use hesper::kernels::Row;
+use hesper::plan::profile::{Profile, Roofline};
 use std::collections::VecDeque;
 use std::io;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 pub use super::bench_report::Format;
 
@@ -21,17 +26,23 @@ pub use super::bench_report::Format;
 const AHEAD: u32 = 2;
 /// Tokens decoded to warm up.
 const WARM_UP: u32 = 4;
+/// Tokens of a generation that are profiled.
+const PROFILED: u32 = 8;
 
 /// Measure tokens per second
 ///
 /// ppN evaluates a prompt of N random tokens in one go; tgN generates N tokens, one after another. Each is run once to
 /// warm up and then as often as -r says. copyN generates N tokens behind a prompt of N random tokens said twice, without
 /// and with drafts, by turns. Columns and fields are those of llama.cpp's llama-bench.
+///
+/// With --profile each test is run again dispatch by dispatch. Then every kernel's time, GB/s and GFLOP/s are held against
+/// what the device copies, reads and multiplies at most, measured right before, and what a token costs the host is shown.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hesper bench -m model.gguf\n  \
                         hesper bench -m model.gguf -p 128,512 -n 32 -r 3 -o json\n  \
                         hesper bench -m model.gguf -p 0 -n 64 -d 0,1024 --kv-type q8_0\n  \
-                        hesper bench -m model.gguf -p 0 -n 0 --copy 256 --draft-max 7")]
+                        hesper bench -m model.gguf -p 0 -n 0 --copy 256 --draft-max 7\n  \
+                        hesper bench -m model.gguf -p 512 -n 32 -d 0,2048 -r 3 --profile")]
 pub struct Flags {
     #[command(flatten)]
     model: ModelFlag,
@@ -55,6 +66,9 @@ pub struct Flags {
     /// How the results are printed.
     #[arg(short = 'o', long, env = "HESPER_OUTPUT", default_value = "md", value_enum)]
     output: Format,
+    /// Show where the time goes: by kernel, on the device and on the host. Not with -o csv.
+    #[arg(long, env = "HESPER_PROFILE", value_parser = BoolishValueParser::new())]
+    profile: bool,
     #[command(flatten)]
     kv_type: KvTypeFlag,
     #[command(flatten)]
@@ -64,16 +78,21 @@ pub struct Flags {
 }
 
 pub fn bench(flags: &Flags) -> Result<ExitCode> {
+    super::vectors::widen(&flags.device);
     let cases = cases(flags);
     let copies: Vec<u32> = flags.copy.iter().copied().filter(|&count| count > 0).collect();
     let copy_cases = copies.iter().map(|&count| bench_copy::case(count, Copying::Plainly));
     let Some(context_tokens) = cases.iter().copied().chain(copy_cases).map(|case| case.context_tokens()).max() else {
         bail!("nothing is to be measured: give -p, -n or --copy a number above 0");
     };
+    if flags.profile && flags.output == Format::Csv {
+        bail!("a profile does not fit into one line: give -o md, json or jsonl with --profile");
+    }
     let gguf = Gguf::open(flags.model.path()?)?;
     let mut notes = io::stderr();
-    let gpu = load::device(&flags.device, &mut notes)?;
+    let mut gpu = load::device(&flags.device, &mut notes)?;
     let device = gpu.label();
+    let roofline = if flags.profile { Some(measure_roofline(&mut gpu)?) } else { None };
     let alone = Sharing::alone(Some(context_tokens), flags.kv_type.kv_type());
     let draft_max = if copies.is_empty() { 0 } else { flags.speculate.draft_max() };
     let sharing = Sharing { draft_max, ..alone };
@@ -81,24 +100,29 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
     let report = Report::new(&gguf, &device, flags.device.chunk, &planned.model);
     let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
     let mut bench = Bench { tokens: random_tokens(context_tokens, runner.model().dims.vocabulary), runner };
-    let mut out = io::stdout();
+    let (mut out, mut results) = (io::stdout(), Vec::new());
     report.begin(flags.output, &mut out)?;
     for (index, case) in cases.iter().enumerate() {
         let started = SystemTime::now();
         bench.measure(&Case { generated: case.generated.min(WARM_UP), ..*case })?;
-        let samples = (0..flags.repetitions).map(|_| bench.measure(case)).collect::<Result<Vec<_>>>()?;
-        let result = Measured { case: *case, started, samples, drafts: (0, 0) };
-        report.write(flags.output, index, &result, &mut out)?;
+        let mut host = Host::default();
+        let measure = |_| bench.measure(case).map(|meter| host.add(&meter));
+        let samples = (0..flags.repetitions).map(measure).collect::<Result<Vec<_>>>()?;
+        let profile = match &roofline {
+            Some(roofline) => Some(bench.profile(case, flags.repetitions, host, roofline.clone())?),
+            None => None,
+        };
+        results.push(Measured { case: *case, started, samples, profile, drafts: (0, 0) });
+        report.write(flags.output, index, &results[index], &mut out)?;
     }
     if !copies.is_empty() {
-        let mut index = cases.len();
         bench_copy::measure(bench.runner, &bench.tokens, &copies, flags.repetitions, |result| {
-            report.write(flags.output, index, result, &mut out)?;
-            index += 1;
+            report.write(flags.output, results.len(), &result, &mut out)?;
+            results.push(result);
             Ok(())
         })?;
     }
-    report.end(flags.output, &mut out)?;
+    report.end(flags.output, &results, &mut out)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -127,7 +151,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn measure(&mut self, case: &Case) -> Result<Duration> {
+    fn measure(&mut self, case: &Case) -> Result<Meter> {
         let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
         let mut solo = Solo::begin(&mut self.runner, &[], &greedy, 0);
         let depth = case.depth as usize;
@@ -137,16 +161,48 @@ impl Bench {
             solo.prefill(&self.tokens[depth..=depth], case.depth, true)?;
             return generate(&mut solo, case.generated);
         }
-        let start = Instant::now();
+        let meter = Meter::start(solo.runner);
         solo.prefill(&self.tokens[depth..][..case.prompt as usize], case.depth, true)?;
-        Ok(start.elapsed())
+        Ok(meter.stop(solo.runner))
+    }
+
+    /// Runs a case's steps dispatch by dispatch. Of `runs` runs the least time of each dispatch counts.
+    fn profile(&mut self, case: &Case, runs: u32, host: Host, roofline: Roofline) -> Result<Profiled> {
+        let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
+        let mut solo = Solo::begin(&mut self.runner, &[], &greedy, 0);
+        let start = case.depth as usize + usize::from(case.prompt == 0);
+        solo.prefill(&self.tokens[..start], 0, false)?;
+        let steps: Vec<StepRows> = if case.prompt > 0 {
+            solo.chunks(&self.tokens[start..][..case.prompt as usize], case.depth, true)
+        } else {
+            let row = |(position, &token)| Row { token, position, sequence: 0, live: 1 };
+            let rows = (case.depth + 1..).zip(&self.tokens[start..]).map(row);
+            let step = |row| StepRows { rows: vec![row], outputs: vec![0], plan_rows: 1 };
+            rows.take(case.generated.min(PROFILED) as usize).map(step).collect()
+        };
+        let mut first = steps.iter().map(|step| solo.runner.profile(step)).collect::<Result<Vec<_>, _>>()?;
+        for _ in 1..runs {
+            for (step, (_, least)) in steps.iter().zip(&mut first) {
+                let (_, again) = solo.runner.profile(step)?;
+                let both = least.times_us.iter_mut().zip(again.times_us);
+                both.for_each(|(least, again)| *least = least.min(again));
+            }
+        }
+        let clock = first.first().map(|(_, times)| times.clock).ok_or_else(|| anyhow!("nothing was profiled"))?;
+        let mut profile = Profile::default();
+        for (step, (plan, times)) in steps.iter().zip(&first) {
+            profile.add(plan, &times.times_us, step_reach(step));
+        }
+        let tokens = steps.iter().map(|step| step.rows.len() as u64).sum();
+        let sample_tokens = case.prompt + case.generated;
+        Ok(Profiled { profile, clock, runs, tokens, sample_tokens, host, roofline })
     }
 }
 
-fn generate(solo: &mut Solo<'_>, tokens: u32) -> Result<Duration> {
+fn generate(solo: &mut Solo<'_>, tokens: u32) -> Result<Meter> {
     let (mut submitted, mut flights) = (0, VecDeque::new());
     let mut pace = Pace::new(SILENCE);
-    let start = Instant::now();
+    let meter = Meter::start(solo.runner);
     for done in 0..tokens {
         while submitted < tokens.min(done + 1 + AHEAD) {
             flights.push_back(solo.submit_decode()?);
@@ -156,9 +212,9 @@ fn generate(solo: &mut Solo<'_>, tokens: u32) -> Result<Duration> {
         pace.wait(solo.runner, || false, |runner| runner.sampled(step, 0))?
             .ok_or_else(|| anyhow!("the device gave no token"))?;
     }
-    let elapsed = start.elapsed();
+    let meter = meter.stop(solo.runner);
     solo.runner.wait()?;
-    Ok(elapsed)
+    Ok(meter)
 }
 
 #[cfg(test)]

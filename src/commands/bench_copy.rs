@@ -28,7 +28,7 @@ pub fn measure(
     tokens: &[u32],
     generated: &[u32],
     repetitions: u32,
-    mut write: impl FnMut(&Measured) -> Result<()>,
+    mut write: impl FnMut(Measured) -> Result<()>,
 ) -> Result<()> {
     let (handle, inbox) = queue(1);
     let engine = std::thread::spawn(move || worker::run(runner, inbox, SILENCE));
@@ -37,7 +37,7 @@ pub fn measure(
         let results = by_turns(&handle, &prompt, count, repetitions)?;
         let (drafted, accepted) = results[1].drafts;
         eprintln!("copy{count}: {accepted} of {drafted} drafted tokens were accepted");
-        results.iter().try_for_each(&mut write)
+        results.into_iter().try_for_each(&mut write)
     });
     // Without a handle the engine ends.
     drop(handle);
@@ -51,6 +51,7 @@ fn by_turns(handle: &Handle, prompt: &[u32], generated: u32, repetitions: u32) -
         case: case(generated, way),
         started: SystemTime::now(),
         samples: Vec::new(),
+        profile: None,
         drafts: (0, 0),
     });
     let mut expected: Option<Vec<u32>> = None;

@@ -1,5 +1,6 @@
 //! What `hesper bench` prints: llama-bench's columns and fields, where they mean the same.
 
+use super::bench_profile::Profiled;
 use clap::ValueEnum;
 use hesper::gguf::Gguf;
 use hesper::gguf::blocks::BlockFormat;
@@ -59,6 +60,7 @@ pub struct Result {
     pub samples: Vec<Duration>,
     /// Tokens drafted and of those accepted, in all samples.
     pub drafts: (u64, u64),
+    pub profile: Option<Profiled>,
 }
 
 /// What does not differ from test to test.
@@ -135,9 +137,18 @@ impl Report {
         out.flush()
     }
 
-    pub fn end(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
-        if format == Format::Json {
-            writeln!(out, "\n]")?;
+    /// Closes a list, and shows profiles where a table had no room for them.
+    pub fn end(&self, format: Format, results: &[Result], out: &mut impl Write) -> io::Result<()> {
+        match format {
+            Format::Json => writeln!(out, "\n]")?,
+            Format::Md => {
+                for result in results {
+                    if let Some(profile) = &result.profile {
+                        write!(out, "\n{}", profile.markdown(&result.case.name()))?;
+                    }
+                }
+            }
+            Format::Csv | Format::Jsonl => {}
         }
         out.flush()
     }
@@ -194,10 +205,14 @@ impl Report {
             "samples_ns": nanoseconds.iter().map(|sample| *sample as u64).collect::<Vec<_>>(),
             "samples_ts": rates.into_iter().map(rounded).collect::<Vec<_>>(),
         });
-        match record {
+        let mut record = match record {
             Value::Object(record) => record,
             _ => Map::new(),
+        };
+        if let Some(profile) = &result.profile {
+            record.insert("profile".to_owned(), profile.json());
         }
+        record
     }
 }
 
@@ -226,7 +241,7 @@ fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
 }
 
 /// To six decimals: the rest is noise.
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     (value * 1e6).round() / 1e6
 }
 
@@ -305,17 +320,18 @@ mod tests {
         };
         let case = Case { prompt: 10, ..Case::default() };
         let samples = vec![Duration::from_millis(500), Duration::from_millis(250)];
-        let result = Result { case, started: SystemTime::UNIX_EPOCH, samples, drafts: (0, 0) };
-        let record = report.record(&result);
+        let results = [Result { case, started: SystemTime::UNIX_EPOCH, samples, profile: None, drafts: (0, 0) }];
+        let result = &results[0];
+        let record = report.record(result);
         assert_eq!(record["avg_ts"], 30.0);
         assert_eq!(record["avg_ns"], 375_000_000);
         assert_eq!(record["samples_ts"], json!([20.0, 40.0]));
         let printed = |format| {
             let mut out = Vec::new();
             report.begin(format, &mut out).expect("memory");
-            report.write(format, 0, &result, &mut out).expect("memory");
-            report.write(format, 1, &result, &mut out).expect("memory");
-            report.end(format, &mut out).expect("memory");
+            report.write(format, 0, result, &mut out).expect("memory");
+            report.write(format, 1, result, &mut out).expect("memory");
+            report.end(format, &results, &mut out).expect("memory");
             String::from_utf8(out).expect("text")
         };
         let table = printed(Format::Md);

@@ -30,6 +30,7 @@ pub struct Flags {
 }
 
 pub fn logits(flags: &Flags) -> Result<ExitCode> {
+    super::vectors::widen(&flags.device);
     let gguf = Gguf::open(flags.model.path()?)?;
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;

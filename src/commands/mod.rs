@@ -3,6 +3,7 @@
 
 pub mod bench;
 mod bench_copy;
+mod bench_profile;
 mod bench_report;
 mod budget;
 pub mod devices;
@@ -21,3 +22,4 @@ pub mod rm;
 pub mod run;
 pub mod serve;
 pub mod tokenize;
+mod vectors;

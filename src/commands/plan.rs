@@ -123,7 +123,7 @@ fn costs(plan: &Plan) -> (Vec<Cost>, Cost) {
         };
         cost.dispatches += 1;
         cost.barriers += std::mem::take(&mut barriers);
-        cost.bytes += dispatch.traffic_bytes;
+        cost.bytes += dispatch.work.bytes;
     }
     others.barriers += barriers;
     (layers, others)

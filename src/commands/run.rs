@@ -83,6 +83,7 @@ impl SamplingFlags {
 }
 
 pub fn run(flags: &Flags) -> Result<ExitCode> {
+    super::vectors::widen(&flags.device);
     let (gguf, text) = load::open(&flags.model.path()?)?;
     let mut session = Session {
         messages: flags.system.iter().map(|system| json!({"role": "system", "content": system})).collect(),

@@ -119,6 +119,7 @@ impl Flags {
 }
 
 pub fn serve(flags: &Flags) -> Result<ExitCode> {
+    super::vectors::widen(&flags.device);
     gpu::start_again_on_abort();
     let single = flags.model.is_some();
     let sources = flags.sources()?;

@@ -241,7 +241,8 @@ impl Batch {
         let draft = &draft[..draft.len().min(placed.blocks.len() * TOKENS - end)];
         let known = placed.sequence.tokens.get(first..end.min(placed.sequence.tokens.len())).unwrap_or_default();
         let unknown = std::iter::repeat_n(SAMPLED_LAST, share as usize - known.len());
-        for (position, token) in (first as u32..).zip(known.iter().copied().chain(unknown).chain(draft.iter().copied())) {
+        for (position, token) in (first as u32..).zip(known.iter().copied().chain(unknown).chain(draft.iter().copied()))
+        {
             step.rows.push(Row { token, position, sequence: placed.slot, live: 1 });
         }
         flight.parts.push((id, end));

@@ -11,7 +11,7 @@ use crate::model::load;
 use crate::model::lower::{Mode, Model, PlanKey};
 use crate::model::memory::{LOGITS_ROWS, MemoryPlan, Sizes, State};
 use crate::model::weights::Weights;
-use crate::plan::{Executor, ExecutorError, Plan, Prepared, Region, Tensor};
+use crate::plan::{DispatchTimes, Executor, ExecutorError, Plan, Prepared, Region, Tensor};
 use bytemuck::NoUninit;
 use std::collections::HashMap;
 
@@ -300,19 +300,47 @@ impl Runner {
     /// # Panics
     /// When there is no plan for it: a defect of the caller.
     pub fn submit(&mut self, step: &StepRows) -> Result<StepNumber, ExecutorError> {
-        let key = if step.is_decode() {
+        self.submit_as(self.key(step), step)
+    }
+
+    /// The plan for a step.
+    fn key(&self, step: &StepRows) -> PlanKey {
+        if step.is_decode() {
             PlanKey::decode((step.rows.len() as u32).next_power_of_two())
         } else {
             let rows = step.plan_rows.max(schedule::CHUNK_ROWS_MIN);
             let outputs_max = self.model.sizes.sampled_rows();
             let outputs = schedule::outputs_for(step.outputs.len() as u32, rows, outputs_max);
             PlanKey { mode: Mode::Prefill, rows, outputs }
-        };
-        self.submit_as(key, step)
+        }
     }
 
     fn submit_as(&mut self, key: PlanKey, step: &StepRows) -> Result<StepNumber, ExecutorError> {
         let prepared = *self.plans.get(&key).unwrap_or_else(|| panic!("there is no plan {key}"));
+        self.write_step(key, step);
+        self.executor.submit(prepared)?;
+        self.submitted += 1;
+        Ok(StepNumber(self.submitted - 1))
+    }
+
+    /// Runs a step's dispatches one after another, waits, and says what each took. Otherwise like [`Runner::submit`], with
+    /// nothing in flight.
+    pub fn profile(&mut self, step: &StepRows) -> Result<(Plan, DispatchTimes), ExecutorError> {
+        let key = self.key(step);
+        self.write_step(key, step);
+        let plan = self.model.lower(key);
+        let times = self.executor.time_dispatches(&plan)?;
+        self.submitted += 1;
+        Ok((plan, times))
+    }
+
+    /// As [`Executor::submissions`].
+    pub fn submissions(&self) -> Option<u64> {
+        self.executor.submissions()
+    }
+
+    /// Puts a step into the rings, for the plan that is submitted next.
+    fn write_step(&mut self, key: PlanKey, step: &StepRows) {
         let (state, sizes) = (&self.model.state, self.model.sizes);
         let at = (self.submitted % u64::from(RING_STEPS)) as usize;
         let (row_ring, output_ring, ring) = (state.row_ring.clone(), state.output_ring.clone(), state.ring.clone());
@@ -326,9 +354,6 @@ impl Runner {
             self.put(&output_ring, at * outputs_max, &outputs);
         }
         self.put(&ring, at * outputs_max, &vec![NOT_SAMPLED; outputs_max]);
-        self.executor.submit(prepared)?;
-        self.submitted += 1;
-        Ok(StepNumber(self.submitted - 1))
     }
 
     /// The token that a step has sampled for its output of this index, if the device has come so far. A step without

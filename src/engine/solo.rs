@@ -24,7 +24,17 @@ impl Solo<'_> {
     /// Evaluates `tokens`, which stand at `first_position` and behind, in chunks, and waits. With `sample`, the token after
     /// the last one is sampled and [`Solo::submit_decode`] goes on from there.
     pub fn prefill(&mut self, tokens: &[u32], first_position: u32, sample: bool) -> Result<(), ExecutorError> {
-        let mut done = 0;
+        for step in self.chunks(tokens, first_position, sample) {
+            self.last = Some(self.runner.submit(&step)?);
+            // Steps in flight are bounded.
+            self.runner.wait()?;
+        }
+        Ok(())
+    }
+
+    /// The steps of [`Solo::prefill`].
+    pub fn chunks(&self, tokens: &[u32], first_position: u32, sample: bool) -> Vec<StepRows> {
+        let (mut steps, mut done) = (Vec::new(), 0);
         while done < tokens.len() {
             let left = (tokens.len() - done) as u32;
             // A single token without an output is no decoding.
@@ -33,12 +43,10 @@ impl Solo<'_> {
             let row = |(position, &token)| Row { token, position, sequence: 0, live: 1 };
             let rows: Vec<Row> = (first_position + done as u32..).zip(&tokens[done..end]).map(row).collect();
             let outputs = if sample && end == tokens.len() { vec![rows.len() as u32 - 1] } else { Vec::new() };
-            self.last = Some(self.runner.submit(&StepRows { rows, outputs, plan_rows: shares.rows })?);
+            steps.push(StepRows { rows, outputs, plan_rows: shares.rows });
             done = end;
-            // Steps in flight are bounded.
-            self.runner.wait()?;
         }
-        Ok(())
+        steps
     }
 
     /// Starts the evaluation of the token sampled last, and the sampling of the next.

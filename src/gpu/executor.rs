@@ -3,18 +3,21 @@
 use super::device::{DeviceInfo, REQUIRED_FEATURES, compute_family};
 use super::memory::{self, Access, Block, access_of};
 use super::pipeline::Pipelines;
-use super::profile::{DispatchTime, Stopwatch};
+use super::profile::{Stopwatch, timestamp_bits};
 use super::queue::{Queue, Raw};
 use super::record::{self, Place, Ready};
 use super::{Error, Vulkan};
-use crate::plan::{DeviceLabel, Dispatch, Executor, ExecutorError, Plan, Prepared, Region, Ticket};
+use crate::plan::{Clock, DeviceLabel, DispatchTimes, Executor, ExecutorError, Plan, Prepared, Region, Ticket};
 use ash::vk;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vulkano::device::{Device, DeviceCreateInfo, QueueCreateInfo};
 
 /// Bytes that one copy out of unmapped memory moves.
 const READ_PIECE_BYTES: u64 = 1 << 20;
+
+/// Submissions of nothing whose median time is taken from that of a dispatch, where the device has no clock.
+const EMPTY_SUBMISSIONS: usize = 9;
 
 /// When to give up a device. Drivers reset GPUs that hang within seconds; a CPU may well take minutes for honest work.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -166,26 +169,46 @@ impl Gpu {
         self.queue.set_timeout(timeout);
     }
 
-    /// Runs a plan `repeats` times with its dispatches one after another, and times each. Like so many submissions, it
-    /// changes what the plan changes.
-    pub fn profile(&mut self, plan: &Plan, repeats: u32) -> Result<Vec<DispatchTime>, ExecutorError> {
+    /// Times a plan as [`Executor::time_dispatches`] does, by the clock that is asked for.
+    pub fn time_by(&mut self, clock: Clock, plan: &Plan) -> Result<DispatchTimes, ExecutorError> {
         let commands = self.ready(plan)?;
-        let watch = Stopwatch::new(self.raw.clone(), self.queue.family(), plan.dispatches().count())?;
-        let layout = self.pipelines.layout;
-        let start = |dispatch: &Dispatch| DispatchTime {
-            kernel: dispatch.kernel.name,
-            label: dispatch.label.clone(),
-            time_us: f64::INFINITY,
-            traffic_bytes: dispatch.traffic_bytes,
+        let times_us = match clock {
+            Clock::Timestamps => self.times_by_timestamps(&commands)?,
+            Clock::Waits => self.times_by_waits(&commands)?,
         };
-        let mut times: Vec<DispatchTime> = plan.dispatches().map(start).collect();
-        for _ in 0..repeats.max(1) {
-            self.queue.run_once(|ash, buffer| watch.record(ash, buffer, layout, &commands))?;
-            for (time, time_us) in times.iter_mut().zip(watch.times_us()?) {
-                time.time_us = time.time_us.min(time_us);
-            }
-        }
-        Ok(times)
+        Ok(DispatchTimes { clock, times_us })
+    }
+
+    fn times_by_timestamps(&mut self, commands: &[Ready]) -> Result<Vec<f64>, ExecutorError> {
+        let dispatches = commands.iter().filter(|command| matches!(command, Ready::Dispatch { .. })).count();
+        let watch = Stopwatch::new(self.raw.clone(), self.queue.family(), dispatches)?;
+        let layout = self.pipelines.layout;
+        self.queue.run_once(|ash, buffer| watch.record(ash, buffer, layout, commands))?;
+        watch.times_us()
+    }
+
+    fn times_by_waits(&mut self, commands: &[Ready]) -> Result<Vec<f64>, ExecutorError> {
+        let mut nothing =
+            (0..EMPTY_SUBMISSIONS).map(|_| self.submit_and_wait_us(&[])).collect::<Result<Vec<_>, _>>()?;
+        nothing.sort_by(f64::total_cmp);
+        let nothing_us = nothing[nothing.len() / 2];
+        let dispatches = commands.iter().filter(|command| matches!(command, Ready::Dispatch { .. }));
+        let alone = dispatches.map(|dispatch| self.submit_and_wait_us(std::slice::from_ref(dispatch)));
+        alone.map(|time_us| Ok((time_us? - nothing_us).max(0.0))).collect()
+    }
+
+    fn submit_and_wait_us(&mut self, commands: &[Ready]) -> Result<f64, ExecutorError> {
+        let layout = self.pipelines.layout;
+        let buffer = self.queue.record(|ash, buffer| {
+            record::compute_barrier(ash, buffer);
+            record::record(ash, buffer, layout, commands);
+        })?;
+        let start = Instant::now();
+        self.queue.submit(buffer)?;
+        self.queue.finish()?;
+        let time = start.elapsed();
+        self.queue.free(buffer);
+        Ok(time.as_secs_f64() * 1e6)
     }
 
     /// A plan's commands, checked, with pipelines and addresses.
@@ -298,6 +321,15 @@ impl Executor for Gpu {
             return Ok(());
         }
         self.read_unmapped(region, offset_bytes, out)
+    }
+
+    fn time_dispatches(&mut self, plan: &Plan) -> Result<DispatchTimes, ExecutorError> {
+        let has_timestamps = timestamp_bits(&self.raw, self.queue.family()) > 0;
+        self.time_by(if has_timestamps { Clock::Timestamps } else { Clock::Waits }, plan)
+    }
+
+    fn submissions(&self) -> Option<u64> {
+        Some(self.queue.submissions())
     }
 }
 

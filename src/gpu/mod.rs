@@ -12,9 +12,10 @@ mod executor;
 mod loader;
 mod memory;
 mod pipeline;
-pub mod profile;
+mod profile;
 mod queue;
 mod record;
+mod roofline;
 pub mod surroundings;
 
 pub use abort::start_again_on_abort;
@@ -23,6 +24,7 @@ pub use device::{DeviceInfo, DeviceKind, Vulkan};
 pub use error::Error;
 pub use executor::{Gpu, MemoryUse};
 pub use loader::set_driver_environment;
+pub use roofline::measure as measure_roofline;
 pub use surroundings::Surroundings;
 
 /// Opens the device that `selector` names: `auto`, an index, or part of a name (see [`choose`]), and says why it was

@@ -1,4 +1,4 @@
-//! Where a plan's time goes on the device: each dispatch alone, between two timestamps.
+//! What each dispatch of a plan takes on the device: each alone, between two timestamps.
 
 use super::queue::{Raw, describe};
 use super::record::{self, Ready};
@@ -6,39 +6,10 @@ use crate::plan::ExecutorError;
 use ash::vk;
 use std::sync::Arc;
 
-/// What one dispatch took.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DispatchTime {
-    pub kernel: &'static str,
-    pub label: String,
-    /// On the device, the least of all repeats.
-    pub time_us: f64,
-    /// Bytes that it must move, as the plan states them.
-    pub traffic_bytes: u64,
-}
-
-/// Sums by kernel, slowest first, as a table: dispatches, µs, share of the whole, GB/s.
-pub fn table(times: &[DispatchTime]) -> String {
-    let mut kernels: Vec<(&str, usize, f64, u64)> = Vec::new();
-    for time in times {
-        match kernels.iter_mut().find(|(kernel, ..)| *kernel == time.kernel) {
-            Some((_, count, total_us, bytes)) => {
-                *count += 1;
-                *total_us += time.time_us;
-                *bytes += time.traffic_bytes;
-            }
-            None => kernels.push((time.kernel, 1, time.time_us, time.traffic_bytes)),
-        }
-    }
-    kernels.sort_by(|a, b| b.2.total_cmp(&a.2));
-    let whole_us: f64 = kernels.iter().map(|(_, _, total_us, _)| total_us).sum();
-    let mut text = format!("{:<24} {:>10} {:>12} {:>7} {:>8}\n", "kernel", "dispatches", "µs", "share", "GB/s");
-    for (kernel, count, total_us, bytes) in kernels {
-        let share = 100.0 * total_us / whole_us.max(f64::MIN_POSITIVE);
-        let rate = bytes as f64 / 1e3 / total_us.max(f64::MIN_POSITIVE);
-        text += &format!("{kernel:<24} {count:>10} {total_us:>12.1} {share:>6.1}% {rate:>8.2}\n");
-    }
-    text
+/// Bits of a queue's timestamps; 0: it has none.
+pub(super) fn timestamp_bits(raw: &Raw, family: u32) -> u32 {
+    let families = raw.device.physical_device().queue_family_properties();
+    families.get(family as usize).and_then(|family| family.timestamp_valid_bits).unwrap_or(0)
 }
 
 /// Timestamps around every dispatch of a plan.
@@ -51,14 +22,14 @@ pub(super) struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// For a plan of `dispatches` dispatches, on a queue of `family`.
+    /// For a plan of `dispatches` dispatches, on a queue of `family`, which must have timestamps.
     pub fn new(raw: Arc<Raw>, family: u32, dispatches: usize) -> Result<Stopwatch, ExecutorError> {
         let fail = |reason: String| ExecutorError::Device(format!("no timestamps: {reason}"));
-        let physical = raw.device.physical_device();
-        let bits = physical.queue_family_properties()[family as usize].timestamp_valid_bits.unwrap_or(0);
+        let bits = timestamp_bits(&raw, family);
         if bits == 0 {
             return Err(fail("this device's queue has none".to_owned()));
         }
+        let physical = raw.device.physical_device();
         let tick_us = f64::from(physical.properties().timestamp_period) / 1e3;
         let count = u32::try_from(dispatches + 1).map_err(|_| fail("too many dispatches".to_owned()))?;
         let info = vk::QueryPoolCreateInfo::default().query_type(vk::QueryType::TIMESTAMP).query_count(count);
@@ -103,20 +74,5 @@ impl Drop for Stopwatch {
             // SAFETY: whoever submitted the recording has waited for it.
             unsafe { self.raw.ash.destroy_query_pool(self.pool, None) };
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_sums_by_kernel_and_sorts_by_time() {
-        let time =
-            |kernel, time_us, traffic_bytes| DispatchTime { kernel, label: String::new(), time_us, traffic_bytes };
-        let text = table(&[time("norm", 5.0, 1000), time("mat_mul", 90.0, 9_000_000), time("norm", 5.0, 1000)]);
-        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[1], ["mat_mul", "1", "90.0", "90.0%", "100.00"]);
-        assert_eq!(lines[2], ["norm", "2", "10.0", "10.0%", "0.20"]);
     }
 }

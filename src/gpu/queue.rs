@@ -48,6 +48,8 @@ pub struct Queue {
     completed: u64,
     /// Something was submitted after the last fence.
     unfenced: bool,
+    /// Calls of `vkQueueSubmit`.
+    submissions: u64,
     timeout: Duration,
 }
 
@@ -71,12 +73,17 @@ impl Queue {
             signalled: 0,
             completed: 0,
             unfenced: false,
+            submissions: 0,
             timeout: Duration::MAX,
         })
     }
 
     pub fn family(&self) -> u32 {
         self.family
+    }
+
+    pub fn submissions(&self) -> u64 {
+        self.submissions
     }
 
     /// How long to wait for the device before giving it up.
@@ -126,6 +133,7 @@ impl Queue {
         let buffers = [buffer];
         let info = [vk::SubmitInfo::default().command_buffers(&buffers)];
         self.unfenced = true;
+        self.submissions += 1;
         // SAFETY: the buffer is recorded for simultaneous use, and this struct alone submits to the queue.
         let result = unsafe { self.raw.ash.queue_submit(self.queue, &info, vk::Fence::null()) };
         result.map_err(|code| error(&self.raw, code))
@@ -137,6 +145,7 @@ impl Queue {
         let (values, semaphores) = ([value], [self.timeline.handle()]);
         let mut timeline = vk::TimelineSemaphoreSubmitInfo::default().signal_semaphore_values(&values);
         let info = [vk::SubmitInfo::default().signal_semaphores(&semaphores).push_next(&mut timeline)];
+        self.submissions += 1;
         // SAFETY: values of the timeline only grow, and this struct alone signals it.
         let result = unsafe { self.raw.ash.queue_submit(self.queue, &info, vk::Fence::null()) };
         result.map_err(|code| error(&self.raw, code))?;

@@ -3,7 +3,7 @@
 
 use super::policy::Policy;
 use super::{BLOCK_TOKENS, attend, rope_store};
-use crate::plan::{Dispatch, Kernel, Tensor};
+use crate::plan::{Dispatch, Kernel, Tensor, Work};
 use std::fmt;
 
 /// Lanes of a rope_store workgroup: a head has at most 128 pairs, and most have 64.
@@ -136,9 +136,15 @@ impl Shape {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    /// Traffic of one row's own q, k and v.
+    /// Traffic of one row that goes from its q, k and v to the cache and to q or y.
     fn row_bytes(&self) -> u64 {
-        4 * u64::from(self.qkv_cols()) + 4 * u64::from(self.q_cols()) + 2 * self.token_bytes()
+        4 * u64::from(self.qkv_cols()) + 4 * u64::from(self.q_cols()) + self.token_bytes()
+    }
+
+    /// Operations that normalize and rotate one row's q and k.
+    fn row_flops(&self) -> u64 {
+        let normalized = if self.qk_norm_eps.is_some() { 3 * self.head_dim } else { 0 };
+        u64::from(self.heads + self.kv_heads) * u64::from(normalized + 3 * self.rotary)
     }
 
     /// Bytes of one token's keys and values.
@@ -256,11 +262,11 @@ pub fn rope_store(
     };
     rope_store::dispatch(shape.kv_type.kernels().0, spec, args, [count, shape.heads + shape.kv_heads, 1])
         .traffic(u64::from(count) * shape.row_bytes())
+        .flops(u64::from(count) * shape.row_flops())
 }
 
 /// y[r] = attention of row r over the positions 0..=position of its sequence, for `count` rows `y_stride` floats apart (a
-/// multiple of 4). A row that is not live becomes zeros. The traffic counted is the rows' own: what a row reads of the
-/// cache grows with its position, by [`Shape::block_bytes`] twice for each block.
+/// multiple of 4). A row that is not live becomes zeros.
 pub fn attend(
     shape: &Shape,
     geometry: &Geometry,
@@ -306,8 +312,16 @@ pub fn attend(
         eps: shape.qk_norm_eps.unwrap_or(0.0),
     };
     let parts = (shape.heads / shape.kv_heads).div_ceil(geometry.part);
-    attend::dispatch(shape.kv_type.kernels().1, spec, args, [count.div_ceil(spec.rows), shape.kv_heads * parts, 1])
-        .traffic(u64::from(count) * shape.row_bytes())
+    let (row_bytes, row_flops) =
+        if fused { (shape.row_bytes(), shape.row_flops()) } else { (8 * u64::from(shape.q_cols()), 0) };
+    let work = Work {
+        bytes: u64::from(count) * row_bytes,
+        flops: u64::from(count) * row_flops,
+        bytes_a_token: shape.token_bytes(),
+        flops_a_pair: 4 * u64::from(shape.q_cols()),
+    };
+    let groups = [count.div_ceil(spec.rows), shape.kv_heads * parts, 1];
+    Dispatch { work, ..attend::dispatch(shape.kv_type.kernels().1, spec, args, groups) }
 }
 
 #[cfg(test)]

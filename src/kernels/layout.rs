@@ -8,21 +8,29 @@ use crate::plan::Tensor;
 pub enum Arrangement {
     /// Tiles of 32 rows; a lane loads 16 bytes of its own row.
     Lanes,
-    /// Tiles of 8 rows; a word holds one column of all, and lanes load it together.
-    Woven,
+    /// Tiles of 8 or 16 rows; a word holds one column of several, and lanes load it together.
+    Woven { tile_rows: u32 },
 }
 
 impl Arrangement {
     pub fn tile_rows(self) -> u32 {
         match self {
             Arrangement::Lanes => 32,
-            Arrangement::Woven => 8,
+            Arrangement::Woven { tile_rows } => tile_rows,
         }
     }
 
-    /// Formats of 16 and 32 bits are not woven.
-    pub fn suits(self, format: BlockFormat) -> bool {
-        self == Arrangement::Lanes || Units::of(format).quant_words <= 8
+    /// Tiles that lie side by side in memory.
+    pub fn strip(self) -> u32 {
+        match self {
+            Arrangement::Lanes => 1,
+            Arrangement::Woven { .. } => 4,
+        }
+    }
+
+    /// Whether a matrix may begin at this row of a stack.
+    pub fn divides(self, first_row: u32) -> bool {
+        self == Arrangement::Lanes || first_row.is_multiple_of(self.tile_rows())
     }
 }
 
@@ -85,18 +93,15 @@ pub struct Unaddressable {
 
 impl Layout {
     /// A matrix of `tiles` tiles of rows. `cols` must be a multiple of the format's block, and of 4.
-    ///
-    /// # Panics
-    /// When the arrangement does not suit the format.
     pub fn new(format: BlockFormat, arrangement: Arrangement, tiles: u32, cols: u32) -> Result<Layout, Unaddressable> {
         let multiple = (format.block_elements() as u32).max(4);
         let unaddressable = || Unaddressable { format, tiles, cols, multiple };
         if cols == 0 || tiles == 0 || !cols.is_multiple_of(multiple) {
             return Err(unaddressable());
         }
-        assert!(arrangement.suits(format), "{} cannot be woven", format.name());
         let units = Units::of(format);
-        let lanes = u64::from(tiles) * u64::from(arrangement.tile_rows());
+        let lanes =
+            u64::from(tiles).next_multiple_of(u64::from(arrangement.strip())) * u64::from(arrangement.tile_rows());
         let blocks = u64::from(cols.div_ceil(BLOCK_COLS));
         let lane_blocks = lanes.checked_mul(blocks).ok_or_else(unaddressable)?;
         let mut words = 0u64;

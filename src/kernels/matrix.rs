@@ -1,12 +1,12 @@
 //! Typed dispatches of the kernels that touch weights: `mat_mul`, `embed`, `repack`.
 
-use super::layout::{Arrangement, BLOCK_COLS, Layout, Matrix};
+use super::layout::{Arrangement, BLOCK_COLS, Layout, Matrix, Units};
 use super::{embed, mat_mul, policy, repack};
 use crate::plan::{Dispatch, Kernel, Tensor};
 
 /// The variant of a family for a matrix's format and arrangement.
 fn variant(family: &[&'static Kernel], layout: &Layout) -> &'static Kernel {
-    let woven = if layout.arrangement == Arrangement::Woven { "_woven" } else { "" };
+    let woven = if layout.arrangement == Arrangement::Lanes { "" } else { "_woven" };
     let suffix = format!("_{}{woven}", layout.format.variant());
     let matches = |kernel: &&&'static Kernel| kernel.name.strip_prefix(kernel.family) == Some(suffix.as_str());
     family.iter().find(matches).unwrap_or_else(|| panic!("shaders/variants lacks {suffix}"))
@@ -22,6 +22,12 @@ pub enum Norm<'a> {
     },
     /// [`super::norm`] has multiplied x by its gains and left 1/rms of each row here.
     Scaled(&'a Tensor),
+    /// What made x has multiplied it by its gains and left so many partial sums of squares for each row ([`Ahead`]).
+    Summed {
+        squares: &'a Tensor,
+        count: u32,
+        eps: f32,
+    },
 }
 
 /// What becomes of the sums.
@@ -34,6 +40,23 @@ pub enum Epilogue<'a> {
     Gate(&'a Tensor),
     /// The matrix alternates tiles of gate and up: y = silu(gate) × up.
     GateUp,
+}
+
+/// What a kernel prepares for the norm that its result goes through next: the result × `gain`, and its sum of squares in
+/// parts. Only where a tile's lanes are one subgroup: [`policy::Policy::sums_ahead`].
+pub struct Ahead<'a> {
+    pub gain: &'a Tensor,
+    /// As large as the result.
+    pub normed: &'a mut Tensor,
+    /// \[tokens\]\[[`Ahead::parts`]\] floats.
+    pub squares: &'a mut Tensor,
+}
+
+impl Ahead<'_> {
+    /// Partial sums of a row that a product with this matrix leaves. [`embed`] leaves one.
+    pub fn parts(matrix: &Matrix) -> u32 {
+        matrix.layout.tiles
+    }
 }
 
 /// y = epilogue(weight · norm(x) + bias) for `tokens` rows of x.
@@ -50,14 +73,21 @@ pub struct MatMul<'a> {
 }
 
 impl MatMul<'_> {
-    pub fn dispatch(&self, y: &mut Tensor, policy: &policy::Policy) -> Dispatch {
+    /// `ahead`: with [`Norm::None`] only.
+    pub fn dispatch(&self, y: &mut Tensor, ahead: Option<Ahead<'_>>, policy: &policy::Policy) -> Dispatch {
         let layout = &self.weight.layout;
         let kernel = variant(mat_mul::FAMILY, layout);
-        let (norm, gain, scale, eps) = match self.norm {
-            Norm::None => (0, self.x, self.x, 0.0),
-            Norm::Fused { gain, eps } => (1, gain, self.x, eps),
-            Norm::Scaled(scale) => (2, self.x, scale, 0.0),
+        let (norm, gain, scale, square_count, eps) = match self.norm {
+            Norm::None => (0, self.x, self.x, 0, 0.0),
+            Norm::Fused { gain, eps } => (1, gain, self.x, 0, eps),
+            Norm::Scaled(scale) => (2, self.x, scale, 0, 0.0),
+            Norm::Summed { squares, count, eps } => (3, self.x, squares, count, eps),
         };
+        let sums_ahead = ahead.is_some();
+        let mut unused = [y.clone(), y.clone()];
+        let [unused_normed, unused_squares] = &mut unused;
+        let Ahead { gain, normed, squares } =
+            ahead.unwrap_or(Ahead { gain, normed: unused_normed, squares: unused_squares });
         let (epilogue, other) = match self.epilogue {
             Epilogue::Store => (0, self.x),
             Epilogue::Add(other) => (1, other),
@@ -66,7 +96,12 @@ impl MatMul<'_> {
         };
         let shape = policy.mat_mul(layout, self.tokens, epilogue == 3);
         let groups = [layout.tiles.div_ceil(shape.rows), self.tokens.div_ceil(shape.tokens), 1];
-        let traffic = layout.bytes + u64::from(self.tokens) * 4 * u64::from(layout.cols + self.weight.rows);
+        let products = u64::from(self.weight.rows) * if epilogue == 3 { 2 } else { 1 };
+        let flops = 2 * u64::from(self.tokens) * u64::from(layout.cols) * products;
+        let others = [self.bias.map(|_| self.weight.rows), (norm == 1).then_some(layout.cols)];
+        let others: u64 = others.into_iter().flatten().map(u64::from).sum();
+        let rows_moved = u64::from(self.weight.rows) * if matches!(epilogue, 1 | 2) { 2 } else { 1 };
+        let traffic = layout.bytes + 4 * others + 4 * u64::from(self.tokens) * (u64::from(layout.cols) + rows_moved);
         let spec = mat_mul::Spec {
             local_size: layout.arrangement.tile_rows() * shape.parts,
             rows: shape.rows,
@@ -75,6 +110,8 @@ impl MatMul<'_> {
             epilogue,
             bias: self.bias.is_some(),
             ragged: !layout.cols.is_multiple_of(BLOCK_COLS),
+            tile_rows: layout.arrangement.tile_rows(),
+            ahead: sums_ahead,
         };
         let args = mat_mul::Args {
             x: self.x,
@@ -84,6 +121,8 @@ impl MatMul<'_> {
             bias: self.bias.unwrap_or(self.x),
             other,
             y,
+            normed,
+            squares,
             cols: layout.cols,
             rows: self.weight.rows,
             tokens: self.tokens,
@@ -93,29 +132,41 @@ impl MatMul<'_> {
             high: layout.high,
             scales: layout.scales,
             supers: layout.supers,
+            square_count,
             eps,
         };
-        mat_mul::dispatch(kernel, spec, args, groups).traffic(traffic)
+        mat_mul::dispatch(kernel, spec, args, groups).traffic(traffic).flops(flops)
     }
 }
 
 /// y[r] = the embedding of `rows[r]`'s token, for the first `count` rows.
-pub fn embed(rows: &Tensor, weight: &Matrix, y: &mut Tensor, count: u32) -> Dispatch {
+pub fn embed(rows: &Tensor, weight: &Matrix, y: &mut Tensor, ahead: Option<Ahead<'_>>, count: u32) -> Dispatch {
     let layout = &weight.layout;
+    let tile_rows = layout.arrangement.tile_rows();
+    let spec =
+        embed::Spec { local_size: if ahead.is_some() { tile_rows } else { 32 }, ahead: ahead.is_some(), tile_rows };
+    let mut unused = [y.clone(), y.clone()];
+    let [unused_normed, unused_squares] = &mut unused;
+    let Ahead { gain, normed, squares } =
+        ahead.unwrap_or(Ahead { gain: rows, normed: unused_normed, squares: unused_squares });
     let args = embed::Args {
         rows,
         weight: &weight.tensor,
+        gain,
         y,
+        normed,
+        squares,
         cols: layout.cols,
         vocabulary: weight.rows,
         high: layout.high,
         scales: layout.scales,
         supers: layout.supers,
     };
-    let spec = embed::Spec { local_size: 32 };
     let traffic = u64::from(count)
         * (layout.bytes / u64::from(layout.tiles * layout.arrangement.tile_rows()) + 4 * u64::from(layout.cols));
-    embed::dispatch(variant(embed::FAMILY, layout), spec, args, [count, 1, 1]).traffic(traffic)
+    embed::dispatch(variant(embed::FAMILY, layout), spec, args, [count, 1, 1])
+        .traffic(traffic)
+        .flops(u64::from(count) * u64::from(layout.cols))
 }
 
 /// Where a file's rows go in a repacked matrix: row i becomes row l = first_row + i, in tile
@@ -142,11 +193,15 @@ pub fn repack(file: &Tensor, rows: u32, weight: &mut Tensor, layout: &Layout, pl
         scales: layout.scales,
         supers: layout.supers,
     };
+    let tile_rows = layout.arrangement.tile_rows();
     let lanes = match layout.arrangement {
         Arrangement::Lanes => rows * layout.blocks(),
-        Arrangement::Woven => rows.div_ceil(layout.arrangement.tile_rows()) * layout.blocks(),
+        // A lane for the rows that share words.
+        Arrangement::Woven { .. } => {
+            rows.next_multiple_of(tile_rows) * Units::of(layout.format).quant_words / 32 * layout.blocks()
+        }
     };
     let groups = [lanes.div_ceil(policy::REPACK_LOCAL_SIZE), 1, 1];
-    let spec = repack::Spec { local_size: policy::REPACK_LOCAL_SIZE };
+    let spec = repack::Spec { local_size: policy::REPACK_LOCAL_SIZE, tile_rows };
     repack::dispatch(variant(repack::FAMILY, layout), spec, args, groups).traffic(2 * file.bytes)
 }

@@ -8,7 +8,7 @@ pub mod policy;
 pub mod sampling;
 
 mod generated {
-    use crate::plan::{ConstantInfo, Dispatch, Kernel, OperandInfo, Scalar, SpecInfo, Tensor};
+    use crate::plan::{ConstantInfo, Dispatch, Kernel, OperandInfo, Scalar, SpecInfo, Tensor, Work};
 
     fn put(push: &mut [u8], offset: usize, word: u32) {
         push[offset..offset + 4].copy_from_slice(&word.to_le_bytes());
@@ -25,8 +25,8 @@ mod generated {
         push: Vec<u8>,
         groups: [u32; 3],
     ) -> Dispatch {
-        let traffic_bytes = operands.iter().map(|tensor| tensor.bytes).sum();
-        Dispatch { kernel, label: String::new(), specialization, operands, push, groups, traffic_bytes }
+        let work = Work { bytes: operands.iter().map(|tensor| tensor.bytes).sum(), ..Work::default() };
+        Dispatch { kernel, label: String::new(), specialization, operands, push, groups, work }
     }
 
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

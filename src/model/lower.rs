@@ -7,7 +7,7 @@ use super::memory::{Sizes, State};
 use super::weights::{GateUp, Layer, Weights};
 use crate::kernels::attention::{self, Geometry, Operands, Query};
 use crate::kernels::layout::Matrix;
-use crate::kernels::matrix::{self, Epilogue, MatMul, Norm};
+use crate::kernels::matrix::{self, Ahead, Epilogue, MatMul, Norm};
 use crate::kernels::policy::Policy;
 use crate::kernels::sampling::{Advanced, Begin, Sample, finish};
 use crate::kernels::{Row, norm};
@@ -65,14 +65,15 @@ impl Model {
     pub fn lower(&self, key: PlanKey) -> Plan {
         let mut lowering = Lowering { model: self, key, builder: Builder::default() };
         let (rows, outputs) = lowering.begin();
-        let mut x = lowering.floats(key.rows, self.dims.width);
-        let embed = matrix::embed(&rows, &self.weights.embedding, &mut x, key.rows);
-        lowering.builder.push(embed.named("embed"));
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            x = lowering.layer(index, layer, x, &rows);
+        let gains = self.weights.layers.iter().skip(1).map(|layer| &layer.attention_norm);
+        let mut x = lowering.embed(&rows);
+        for (index, (layer, next)) in
+            self.weights.layers.iter().zip(gains.chain([&self.weights.final_norm])).enumerate()
+        {
+            x = lowering.layer(index, layer, x, next, &rows);
         }
         match (key.outputs, key.mode) {
-            (0, _) => lowering.finish(&x),
+            (0, _) => lowering.finish(&x.x),
             (_, Mode::Logits) => lowering.head(&x, &outputs),
             (_, Mode::Decode | Mode::Prefill) => {
                 lowering.head(&x, &outputs);
@@ -87,6 +88,38 @@ impl Model {
 enum Input {
     Plain { x: Tensor, gain: Tensor },
     Normed { x: Tensor, scale: Tensor },
+    Summed(Summed),
+}
+
+impl Input {
+    /// x as mat_mul takes it, and what it still needs.
+    fn operands(&self, eps: f32) -> (&Tensor, Norm<'_>) {
+        match self {
+            Input::Plain { x, gain } => (x, Norm::Fused { gain, eps }),
+            Input::Normed { x, scale } => (x, Norm::Scaled(scale)),
+            Input::Summed(Summed { x, squares, count }) => (x, Norm::Summed { squares, count: *count, eps }),
+        }
+    }
+}
+
+/// Rows × gain, and their partial sums of squares.
+#[derive(Clone)]
+struct Summed {
+    x: Tensor,
+    squares: Tensor,
+    count: u32,
+}
+
+impl Summed {
+    fn ahead<'a>(&'a mut self, gain: &'a Tensor) -> Ahead<'a> {
+        Ahead { gain, normed: &mut self.x, squares: &mut self.squares }
+    }
+}
+
+/// The rows that layers add to, and the same as the next norm wants them if what made them has seen to that.
+struct Residual {
+    x: Tensor,
+    ahead: Option<Summed>,
 }
 
 struct Lowering<'a> {
@@ -127,12 +160,34 @@ impl Lowering<'_> {
         self.builder.push(finish.named("finish"));
     }
 
-    fn layer(&mut self, index: usize, layer: &Layer, x: Tensor, rows: &Tensor) -> Tensor {
+    fn embed(&mut self, rows: &Tensor) -> Residual {
+        let model = self.model;
+        let mut x = self.floats(self.key.rows, model.dims.width);
+        let mut ahead = self.summed(model.dims.width, 1);
+        let gain = model.weights.layers.first().map_or(&model.weights.final_norm, |layer| &layer.attention_norm);
+        let both = ahead.as_mut().map(|summed| summed.ahead(gain));
+        let embed = matrix::embed(rows, &model.weights.embedding, &mut x, both, self.key.rows);
+        self.builder.push(embed.named("embed"));
+        Residual { x, ahead }
+    }
+
+    /// Room for rows that are prepared for the next norm, where the device does so.
+    fn summed(&mut self, cols: u32, count: u32) -> Option<Summed> {
+        let rows = self.key.rows;
+        self.model.policy.sums_ahead().then(|| Summed {
+            x: self.floats(rows, cols),
+            squares: self.floats(rows, count),
+            count,
+        })
+    }
+
+    /// `next`: the gains of the norm behind this layer.
+    fn layer(&mut self, index: usize, layer: &Layer, x: Residual, next: &Tensor, rows: &Tensor) -> Residual {
         let dims = &self.model.dims;
         let attended = self.attention(index, layer, &x, rows);
         let bias = layer.output_bias.as_ref();
         let label = format!("layer {index} output");
-        let x = self.product(label, &layer.output, &attended, bias, Epilogue::Add(&x));
+        let x = self.add(label, &layer.output, &attended, bias, &x.x, &layer.feed_forward_norm);
         let label = |part: &str| format!("layer {index} {part}");
         let input = self.input(label("feed forward norm"), &x, &layer.feed_forward_norm);
         let gated = match &layer.gate_up {
@@ -145,10 +200,10 @@ impl Lowering<'_> {
             }
         };
         debug_assert_eq!(gated.bytes, u64::from(self.key.rows * dims.feed_forward) * 4);
-        self.product(format!("layer {index} down"), &layer.down, &gated, None, Epilogue::Add(&x))
+        self.add(format!("layer {index} down"), &layer.down, &gated, None, &x.x, next)
     }
 
-    fn attention(&mut self, index: usize, layer: &Layer, x: &Tensor, rows: &Tensor) -> Tensor {
+    fn attention(&mut self, index: usize, layer: &Layer, x: &Residual, rows: &Tensor) -> Tensor {
         let parts: Vec<_> = layer.query_key_value.iter().map(|part| (&part.matrix, part.first_output)).collect();
         let bias = layer.query_key_value_bias.as_ref();
         let input = self.input(format!("layer {index} attention norm"), x, &layer.attention_norm);
@@ -182,36 +237,43 @@ impl Lowering<'_> {
         attended
     }
 
-    /// y = epilogue(weight · x + bias), rows back to back.
-    fn product(
+    /// weight · x + bias + other, rows back to back, which goes through a norm of these gains next.
+    fn add(
         &mut self,
         label: String,
         weight: &Matrix,
         x: &Tensor,
         bias: Option<&Tensor>,
-        epilogue: Epilogue<'_>,
-    ) -> Tensor {
+        other: &Tensor,
+        gain: &Tensor,
+    ) -> Residual {
         let mut y = self.floats(self.key.rows, weight.rows);
+        let mut ahead = self.summed(weight.rows, Ahead::parts(weight));
         let product = MatMul {
             x,
             weight,
             norm: Norm::None,
             bias,
-            epilogue,
+            epilogue: Epilogue::Add(other),
             tokens: self.key.rows,
             x_stride: weight.layout.cols,
             y_stride: weight.rows,
         };
-        self.builder.push(product.dispatch(&mut y, &self.model.policy).named(label));
-        y
+        let both = ahead.as_mut().map(|summed| summed.ahead(gain));
+        self.builder.push(product.dispatch(&mut y, both, &self.model.policy).named(label));
+        Residual { x: y, ahead }
     }
 
     /// x as the products behind a norm take it.
-    fn input(&mut self, label: String, x: &Tensor, gain: &Tensor) -> Input {
+    fn input(&mut self, label: String, residual: &Residual, gain: &Tensor) -> Input {
+        let x = &residual.x;
+        if let Some(ahead) = residual.ahead.as_ref().filter(|_| self.model.policy.sums_in_product(self.key.rows)) {
+            return Input::Summed(ahead.clone());
+        }
         if self.model.policy.fuses_norm(self.key.rows) {
             return Input::Plain { x: x.clone(), gain: gain.clone() };
         }
-        let (x, scale) = self.norm(label, x, gain, &self.model.state.every_row, self.key.rows);
+        let (x, scale) = self.norm(label, residual, gain, &self.model.state.every_row, self.key.rows);
         Input::Normed { x, scale }
     }
 
@@ -232,10 +294,7 @@ impl Lowering<'_> {
             let offset = u64::from(first_output) * 4;
             let mut target = y.part(offset, y.bytes - offset);
             let bias = bias.map(|bias| bias.part(offset, u64::from(weight.rows) * 4));
-            let (x, norm) = match input {
-                Input::Normed { x, scale } => (x, Norm::Scaled(scale)),
-                Input::Plain { x, gain } => (x, Norm::Fused { gain, eps: dims.norm_eps }),
-            };
+            let (x, norm) = input.operands(dims.norm_eps);
             let product = MatMul {
                 x,
                 weight,
@@ -246,38 +305,62 @@ impl Lowering<'_> {
                 x_stride: dims.width,
                 y_stride,
             };
-            self.builder.push(product.dispatch(&mut target, &self.model.policy).named(label.clone()));
+            self.builder.push(product.dispatch(&mut target, None, &self.model.policy).named(label.clone()));
         }
         y
     }
 
     /// x × gain of the selected rows, and the 1/rms that is still missing.
-    fn norm(&mut self, label: String, x: &Tensor, gain: &Tensor, select: &Tensor, outputs: u32) -> (Tensor, Tensor) {
+    fn norm(&mut self, label: String, x: &Residual, gain: &Tensor, select: &Tensor, outputs: u32) -> (Tensor, Tensor) {
         let dims = &self.model.dims;
         let (mut y, mut scale) = (self.floats(outputs, dims.width), self.floats(outputs, 1));
-        let args = norm::Args { x, gain, select, y: &mut y, scale: &mut scale, cols: dims.width, eps: dims.norm_eps };
-        let traffic = 8 * u64::from(outputs) * u64::from(dims.width);
-        let dispatch = norm::dispatch(&norm::NORM, norm::Spec { local_size: 32 }, args, [outputs, 1, 1]);
-        self.builder.push(dispatch.traffic(traffic).named(label));
+        let (squares, square_count) = x.ahead.as_ref().map_or((&x.x, 0), |ahead| (&ahead.squares, ahead.count));
+        let args = norm::Args {
+            x: &x.x,
+            gain,
+            select,
+            squares,
+            y: &mut y,
+            scale: &mut scale,
+            cols: dims.width,
+            square_count,
+            eps: dims.norm_eps,
+        };
+        let (outputs_wide, width) = (u64::from(outputs), u64::from(dims.width));
+        let (traffic, flops) = (8 * outputs_wide * (width + 1) + 4 * width, 3 * outputs_wide * width);
+        let dispatch =
+            norm::dispatch(&norm::NORM, norm::Spec { local_size: 32, ahead: x.ahead.is_some() }, args, [outputs, 1, 1]);
+        self.builder.push(dispatch.traffic(traffic).flops(flops).named(label));
         (y, scale)
     }
 
     /// Logits of the output rows.
-    fn head(&mut self, x: &Tensor, outputs: &Tensor) {
+    fn head(&mut self, x: &Residual, outputs: &Tensor) {
         let model = self.model;
-        let (normed, scale) = self.norm("final norm".into(), x, &model.weights.final_norm, outputs, self.key.outputs);
+        let normed = match &x.ahead {
+            // Every row is an output.
+            Some(ahead) if self.key.mode == Mode::Decode && model.policy.sums_in_product(self.key.rows) => {
+                Input::Summed(ahead.clone())
+            }
+            _ => {
+                let gain = &model.weights.final_norm;
+                let (x, scale) = self.norm("final norm".into(), x, gain, outputs, self.key.outputs);
+                Input::Normed { x, scale }
+            }
+        };
+        let (x, norm) = normed.operands(model.dims.norm_eps);
         let mut logits = model.state.logits.clone();
         let product = MatMul {
-            x: &normed,
+            x,
             weight: &model.weights.head,
-            norm: Norm::Scaled(&scale),
+            norm,
             bias: None,
             epilogue: Epilogue::Store,
             tokens: self.key.outputs,
             x_stride: model.dims.width,
             y_stride: model.dims.vocabulary,
         };
-        self.builder.push(product.dispatch(&mut logits, &model.policy).named("head"));
+        self.builder.push(product.dispatch(&mut logits, None, &model.policy).named("head"));
     }
 
     fn sample(&mut self, rows: &Tensor, outputs: &Tensor) {

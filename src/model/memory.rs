@@ -269,7 +269,14 @@ mod tests {
             rope_factor: 1.0,
         };
         let shape = dims.attention(families::ALL[0], false, KvType::F16);
-        let sizes = Sizes { sequences: 1, context_tokens: 32, chunk_rows: 4, cache_blocks: 2, kv_type: KvType::F16, draft_max: 0 };
+        let sizes = Sizes {
+            sequences: 1,
+            context_tokens: 32,
+            chunk_rows: 4,
+            cache_blocks: 2,
+            kv_type: KvType::F16,
+            draft_max: 0,
+        };
         let place = |cache_blocks| State::place(&dims, &shape, &Sizes { cache_blocks, ..sizes });
         // 64 KiB a token: 2048 blocks of 32 tokens are 4 GiB.
         assert_eq!(place(2048).expect("it fits").keys[0].bytes, 1 << 32);

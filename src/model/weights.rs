@@ -7,7 +7,7 @@ use super::dims::Dims;
 use super::rope;
 use crate::gguf::blocks::BlockFormat;
 use crate::gguf::{Gguf, TensorInfo};
-use crate::kernels::layout::{Layout, Matrix};
+use crate::kernels::layout::{Arrangement, Layout, Matrix};
 use crate::kernels::matrix::Placement;
 use crate::kernels::policy::Policy;
 use crate::plan::{Region, Tensor};
@@ -150,11 +150,9 @@ impl Placer<'_> {
         &self,
         name: &str,
         format: BlockFormat,
-        matrices: u32,
-        rows: u32,
-        cols: u32,
+        arrangement: Arrangement,
+        [matrices, rows, cols]: [u32; 3],
     ) -> Result<Layout, ModelError> {
-        let arrangement = self.policy.arrangement(format);
         let tiles = matrices * rows.div_ceil(arrangement.tile_rows());
         Layout::new(format, arrangement, tiles, cols)
             .map_err(|error| self.unusable(format!("tensor {name:?}: {error}")))
@@ -169,12 +167,16 @@ impl Placer<'_> {
         let rows: u32 = parts.iter().map(|(_, rows)| rows).sum();
         let mut placed: Option<(Tensor, Layout)> = None;
         let mut first_row = 0;
+        let arrangement = self.policy.arrangement();
+        let starts = parts.iter().scan(0, |first_row, (_, rows)| Some(std::mem::replace(first_row, *first_row + rows)));
+        let arrangement =
+            if starts.into_iter().all(|row| arrangement.divides(row)) { arrangement } else { Arrangement::Lanes };
         for (name, part_rows) in parts {
             let info = self.tensor(name, *part_rows, cols)?;
             let (weight, layout) = match &placed {
                 Some(placed) => placed.clone(),
                 None => {
-                    let layout = self.layout(name, info.kind, 1, rows, cols)?;
+                    let layout = self.layout(name, info.kind, arrangement, [1, rows, cols])?;
                     let weight = self.allocate(layout.bytes);
                     placed.insert((weight, layout)).clone()
                 }
@@ -298,7 +300,7 @@ impl Placer<'_> {
             let [gate, up] = &names;
             return Ok(GateUp::Separate { gate: self.matrix(gate, rows, cols)?, up: self.matrix(up, rows, cols)? });
         }
-        let layout = self.layout(&names[0], infos[0].kind, 2, rows, cols)?;
+        let layout = self.layout(&names[0], infos[0].kind, self.policy.arrangement(), [2, rows, cols])?;
         let tensor = self.allocate(layout.bytes);
         for (first_tile, name) in (0..).zip(names) {
             let placement = Placement { first_row: 0, first_tile, tile_step: 2 };

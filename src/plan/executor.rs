@@ -48,6 +48,32 @@ impl std::fmt::Display for DeviceLabel {
     }
 }
 
+/// What dispatches are timed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The device's own, before and behind each dispatch.
+    Timestamps,
+    /// The host's: each dispatch is submitted alone and waited for, less what submitting nothing takes.
+    Waits,
+}
+
+impl std::fmt::Display for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Clock::Timestamps => "timestamps",
+            Clock::Waits => "submissions and waits",
+        })
+    }
+}
+
+/// What the dispatches of a plan took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DispatchTimes {
+    pub clock: Clock,
+    /// Microseconds of each, in the plan's order.
+    pub times_us: Vec<f64>,
+}
+
 /// Owns the memory of every region and runs plans on it, in the order of submission.
 pub trait Executor {
     /// Makes a region, zero-filled. Called once for each region, before any plan that uses it is prepared.
@@ -82,4 +108,15 @@ pub trait Executor {
 
     /// Copies bytes out of any region, after waiting for everything submitted. For unmapped regions this is slow.
     fn read(&mut self, region: Region, offset_bytes: u64, out: &mut [u8]) -> Result<(), ExecutorError>;
+
+    /// Runs a plan once with its dispatches one after another, waits, and says what each took. Like a submission, it changes
+    /// what the plan changes.
+    fn time_dispatches(&mut self, plan: &Plan) -> Result<DispatchTimes, ExecutorError> {
+        Err(ExecutorError::Device(format!("this executor does not time dispatches, as those of {}", plan.name)))
+    }
+
+    /// Calls so far that have handed something to the device's queue, marks included; `None`: it has no queue.
+    fn submissions(&self) -> Option<u64> {
+        None
+    }
 }

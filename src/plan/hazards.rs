@@ -25,7 +25,7 @@ pub fn with_barriers(dispatches: Vec<Dispatch>) -> Vec<Command> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Kernel, OperandInfo, Region};
+    use crate::plan::{Kernel, OperandInfo, Region, Work};
 
     static COPY: Kernel = Kernel {
         name: "copy",
@@ -48,7 +48,7 @@ mod tests {
             operands: vec![Tensor::new(Region::Arena, from, 16), Tensor::new(Region::Arena, to, 16)],
             push: vec![0; 16],
             groups: [1, 1, 1],
-            traffic_bytes: 32,
+            work: Work::default(),
         }
     }
 

@@ -6,8 +6,9 @@ pub mod arena;
 mod display;
 pub mod executor;
 pub mod hazards;
+pub mod profile;
 
-pub use executor::{DeviceLabel, Executor, ExecutorError, Prepared, Ticket};
+pub use executor::{Clock, DeviceLabel, DispatchTimes, Executor, ExecutorError, Prepared, Ticket};
 
 /// Where a tensor lives. Executors give every region one contiguous allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,6 +115,19 @@ pub struct Kernel {
     pub specialization: &'static [SpecInfo],
 }
 
+/// What a kernel must do at least, whatever its code: for bandwidth and arithmetic figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes of memory that it reads and writes, each operand once.
+    pub bytes: u64,
+    /// Floating-point operations of its formula; a multiply-add is two.
+    pub flops: u64,
+    /// Attention's work grows with its sequences: bytes for each token that they have in the cache.
+    pub bytes_a_token: u64,
+    /// And operations for each pair of a row and a token that it sees.
+    pub flops_a_pair: u64,
+}
+
 /// One launch of a kernel. Made by the generated `dispatch` functions of [`crate::kernels`] only, so that operands and
 /// constants match the shader.
 #[derive(Clone, Debug)]
@@ -128,8 +142,7 @@ pub struct Dispatch {
     /// The push constants, zero where addresses go.
     pub push: Vec<u8>,
     pub groups: [u32; 3],
-    /// Bytes of memory that it must read and write, for bandwidth figures.
-    pub traffic_bytes: u64,
+    pub work: Work,
 }
 
 impl Dispatch {
@@ -139,7 +152,12 @@ impl Dispatch {
     }
 
     pub fn traffic(mut self, bytes: u64) -> Dispatch {
-        self.traffic_bytes = bytes;
+        self.work.bytes = bytes;
+        self
+    }
+
+    pub fn flops(mut self, flops: u64) -> Dispatch {
+        self.work.flops = flops;
         self
     }
 
@@ -178,8 +196,9 @@ impl Plan {
         self.commands.iter().filter(|command| matches!(command, Command::Barrier)).count()
     }
 
+    /// What it moves at least, without what attention reads of the cache.
     pub fn traffic_bytes(&self) -> u64 {
-        self.dispatches().map(|dispatch| dispatch.traffic_bytes).sum()
+        self.dispatches().map(|dispatch| dispatch.work.bytes).sum()
     }
 }
 

@@ -50,10 +50,16 @@ const WRITTEN: &[(&str, &str, Element)] = &[
     ("begin", "outputs", Element::Word),
     ("copy", "y", Element::Word),
     ("embed", "y", Element::Float),
+    ("embed", "normed", Element::Float),
+    ("embed", "squares", Element::Float),
     ("finish", "ring", Element::Word),
+    ("fma", "y", Element::Float),
     ("mat_mul", "y", Element::Float),
+    ("mat_mul", "normed", Element::Float),
+    ("mat_mul", "squares", Element::Float),
     ("norm", "y", Element::Float),
     ("norm", "scale", Element::Float),
+    ("read", "y", Element::Word),
     ("repack", "weight", Element::Word),
     ("rope_store", "q", Element::Float),
     ("rope_store", "keys", Element::Half),
@@ -260,6 +266,10 @@ impl<D: Executor> Executor for Checked<D> {
 
     fn read(&mut self, region: Region, offset_bytes: u64, out: &mut [u8]) -> Result<(), ExecutorError> {
         self.both().device.read(region, offset_bytes, out)
+    }
+
+    fn submissions(&self) -> Option<u64> {
+        self.both().device.submissions()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Twins of `mat_mul`, `embed` and `repack`, by way of a repacked matrix read element by element.
 
-use super::{Memory, norm::inverse_rms};
+use super::Memory;
+use super::norm::{inverse_rms, inverse_rms_of};
 use crate::gguf::blocks::BlockFormat;
 use crate::kernels::layout::{Arrangement, Layout, Units};
 use crate::kernels::{embed, mat_mul, repack};
@@ -8,10 +9,10 @@ use crate::plan::Kernel;
 use half::{bf16, f16};
 
 /// The format and arrangement that a variant's name ends with.
-pub(super) fn format_of(kernel: &Kernel) -> (BlockFormat, Arrangement) {
+pub(super) fn format_of(kernel: &Kernel, tile_rows: u32) -> (BlockFormat, Arrangement) {
     let suffix = &kernel.name[kernel.family.len() + 1..];
     let (suffix, arrangement) = match suffix.strip_suffix("_woven") {
-        Some(suffix) => (suffix, Arrangement::Woven),
+        Some(suffix) => (suffix, Arrangement::Woven { tile_rows }),
         None => (suffix, Arrangement::Lanes),
     };
     let found = BlockFormat::ALL.into_iter().find(|format| format.variant() == suffix);
@@ -36,38 +37,57 @@ impl Place {
     }
 
     fn woven(&self) -> bool {
-        self.layout.arrangement == Arrangement::Woven
+        self.layout.arrangement != Arrangement::Lanes
     }
 
-    fn tile_block(&self) -> usize {
-        self.tile * self.layout.blocks() as usize + self.block
+    /// The number of the tile's block among those of all tiles, in the order of memory: tiles of a strip take turns.
+    fn tile_block(&self, tile_blocks: usize, block: usize) -> usize {
+        let strip = self.layout.arrangement.strip() as usize;
+        (self.tile / strip * tile_blocks + block) * strip + self.tile % strip
+    }
+
+    fn blocks(&self) -> usize {
+        self.layout.blocks() as usize
     }
 
     /// Word and shift of the low bits of element `e`.
     fn quant(&self, e: usize) -> (usize, usize) {
         let bits = self.units.quant_words as usize;
-        let first = self.tile_block() * self.tile_rows * bits;
         if self.woven() {
-            let at = e * 8 * bits + self.lane * bits;
-            return (first + at / 32, at % 32);
+            let word_rows = 32 / bits;
+            let fours = self.tile_block(self.blocks() * 8, self.block * 8 + e / 4);
+            let unit = fours * (self.tile_rows / word_rows) + self.lane / word_rows;
+            return (unit * 4 + e % 4, bits * (self.lane % word_rows));
         }
+        let first = self.tile_block(self.blocks(), self.block) * self.tile_rows * bits;
         let (w, shift) =
             if bits == 4 { (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4)) } else { (e * bits / 32, e * bits % 32) };
         (first + (w / 4 * 32 + self.lane) * 4 + w % 4, shift)
     }
 
+    /// What the stored integer differs by from the element's: the top bit of a woven word is inverted.
+    fn inverted(&self) -> u32 {
+        let bits = self.units.quant_words;
+        let topmost = self.lane as u32 * bits % 32 + bits == 32;
+        if self.woven() && bits <= 8 && topmost { 1 << (bits - 1) } else { 0 }
+    }
+
     /// Word and shift of the bits above the fourth.
     fn high(&self, e: usize) -> (usize, usize) {
         let bits = self.units.high_words as usize;
-        let first = self.layout.high as usize + self.tile_block() * self.tile_rows * bits;
-        let at = if self.woven() { (e * 8 + self.lane) * bits } else { (self.lane * 32 + e) * bits };
-        (first + at / 32, at % 32)
+        let at = if self.woven() {
+            let fours = self.tile_block(self.blocks() * 8, self.block * 8 + e / 4);
+            (fours * 4 * self.tile_rows + e % 4 * self.tile_rows + self.lane) * bits
+        } else {
+            ((self.tile_block(self.blocks(), self.block) * self.tile_rows + self.lane) * 32 + e) * bits
+        };
+        (self.layout.high as usize + at / 32, at % 32)
     }
 
     /// The half, counted from the matrix's first, of the block's scale; of the first of a pair.
     fn scale(&self) -> usize {
         let plane = self.layout.scales as usize * 2;
-        let row = self.tile_block() * self.tile_rows + self.lane;
+        let row = self.tile_block(self.blocks(), self.block) * self.tile_rows + self.lane;
         match (self.units.scale_halves, self.woven()) {
             (2, _) => plane + row * 2,
             (_, true) => plane + row,
@@ -80,8 +100,7 @@ impl Place {
 
     /// The first half of the super-block's scales.
     fn upper(&self) -> usize {
-        let supers = self.layout.blocks() as usize / 8;
-        let row = (self.tile * supers + self.block / 8) * self.tile_rows + self.lane;
+        let row = self.tile_block(self.blocks() / 8, self.block / 8) * self.tile_rows + self.lane;
         (self.layout.supers as usize + row) * 2
     }
 }
@@ -107,7 +126,7 @@ impl<'a> Tiles<'a> {
         let place = Place::new(self.layout, tile, lane, col / 32);
         let e = col % 32;
         let (at, shift) = place.quant(e);
-        let low = (self.words[at] >> shift) & mask(place.units.quant_words);
+        let low = (self.words[at] >> shift) & mask(place.units.quant_words) ^ place.inverted();
         let n = |offset: i32| {
             let high = match place.units.high_words {
                 0 => 0,
@@ -143,7 +162,7 @@ fn silu(v: f32) -> f32 {
 }
 
 pub(super) fn mat_mul(kernel: &Kernel, args: &mat_mul::Resolved, memory: &mut Memory) {
-    let tiles = Tiles::new(memory.view(&args.weight), format_of(kernel), args.tiles, args.cols);
+    let tiles = Tiles::new(memory.view(&args.weight), format_of(kernel, args.spec.tile_rows), args.tiles, args.cols);
     let (cols, rows) = (args.cols as usize, args.rows as usize);
     let gate_up = args.spec.epilogue == 3;
     let tile_rows = tiles.layout.arrangement.tile_rows() as usize;
@@ -156,8 +175,16 @@ pub(super) fn mat_mul(kernel: &Kernel, args: &mat_mul::Resolved, memory: &mut Me
                 let scaled = x.iter().zip(gain).map(|(x, gain)| f64::from(x * gain)).collect();
                 (scaled, inverse_rms(x, args.eps))
             }
-            2 => (x.iter().map(|&x| f64::from(x)).collect(), memory.view::<f32>(&args.scale)[token]),
-            _ => (x.iter().map(|&x| f64::from(x)).collect(), 1.0),
+            norm => {
+                let scale = memory.view::<f32>(&args.scale);
+                let count = args.square_count as usize;
+                let factor = match norm {
+                    2 => scale[token],
+                    3 => inverse_rms_of(&scale[token * count..][..count], cols, args.eps),
+                    _ => 1.0,
+                };
+                (x.iter().map(|&x| f64::from(x)).collect(), factor)
+            }
         };
         let product = |tile: usize, lane: usize| -> f32 {
             let sum: f64 = (0..cols).map(|col| f64::from(tiles.element(tile, lane, col)) * x[col]).sum();
@@ -182,7 +209,22 @@ pub(super) fn mat_mul(kernel: &Kernel, args: &mat_mul::Resolved, memory: &mut Me
     }
     for (token, values) in out.chunks_exact(rows).enumerate() {
         memory.view_mut::<f32>(&args.y)[token * args.y_stride as usize..][..rows].copy_from_slice(values);
+        if args.spec.ahead {
+            let normed = times(values, memory.view(&args.gain));
+            memory.view_mut::<f32>(&args.normed)[token * args.y_stride as usize..][..rows].copy_from_slice(&normed);
+            let squares: Vec<f32> = values.chunks(tile_rows).map(sum_of_squares).collect();
+            let tiles = args.tiles as usize;
+            memory.view_mut::<f32>(&args.squares)[token * tiles..][..tiles].copy_from_slice(&squares);
+        }
     }
+}
+
+fn times(values: &[f32], gain: &[f32]) -> Vec<f32> {
+    values.iter().zip(gain).map(|(value, gain)| value * gain).collect()
+}
+
+fn sum_of_squares(values: &[f32]) -> f32 {
+    values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>() as f32
 }
 
 pub(super) fn embed(kernel: &Kernel, args: &embed::Resolved, memory: &mut Memory) {
@@ -192,7 +234,7 @@ pub(super) fn embed(kernel: &Kernel, args: &embed::Resolved, memory: &mut Memory
         let values: Vec<f32> = if live == 0 || token >= args.vocabulary {
             vec![0.0; cols]
         } else {
-            let format = format_of(kernel);
+            let format = format_of(kernel, args.spec.tile_rows);
             let tile_rows = format.1.tile_rows();
             let count = args.vocabulary.div_ceil(tile_rows);
             let tiles = Tiles::new(memory.view(&args.weight), format, count, args.cols);
@@ -200,18 +242,23 @@ pub(super) fn embed(kernel: &Kernel, args: &embed::Resolved, memory: &mut Memory
             (0..cols).map(|col| tiles.element(tile, lane, col)).collect()
         };
         memory.view_mut::<f32>(&args.y)[row * cols..][..cols].copy_from_slice(&values);
+        if args.spec.ahead {
+            let normed = times(&values, memory.view(&args.gain));
+            memory.view_mut::<f32>(&args.normed)[row * cols..][..cols].copy_from_slice(&normed);
+            memory.view_mut::<f32>(&args.squares)[row] = sum_of_squares(&values);
+        }
     }
 }
 
 pub(super) fn repack(kernel: &Kernel, args: &repack::Resolved, memory: &mut Memory) {
-    let (format, arrangement) = format_of(kernel);
+    let (format, arrangement) = format_of(kernel, args.spec.tile_rows);
     let (cols, rows, tile_rows) = (args.cols as usize, args.rows as usize, arrangement.tile_rows() as usize);
     let file = memory.view::<u8>(&args.file).to_vec();
     let row_bytes = format.row_bytes(cols).expect("the layout has whole blocks");
     // Where planes start is the dispatch's word, not the layout's: the kernel is told so too.
     let layout =
         Layout { high: args.high, scales: args.scales, supers: args.supers, ..plain(format, arrangement, args.cols) };
-    let last = if arrangement == Arrangement::Woven { rows.next_multiple_of(tile_rows) } else { rows };
+    let last = if arrangement == Arrangement::Lanes { rows } else { rows.next_multiple_of(tile_rows) };
     for row in 0..last {
         let target = args.first_row as usize + row;
         let tile = target / tile_rows * args.tile_step as usize + args.first_tile as usize;
@@ -241,7 +288,7 @@ fn repack_block(row: Option<&[u8]>, place: &Place, words: &mut [u32]) {
         let mut put = |(at, shift): (usize, usize), bits: u32, value: u32| {
             words[at] = words[at] & !(mask(bits) << shift) | (value & mask(bits)) << shift;
         };
-        put(place.quant(e), place.units.quant_words, value);
+        put(place.quant(e), place.units.quant_words, value ^ place.inverted());
         if place.units.high_words > 0 {
             put(place.high(e), place.units.high_words, value >> 4);
         }

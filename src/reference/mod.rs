@@ -7,6 +7,7 @@ pub mod checked;
 mod matrix;
 mod memory;
 mod norm;
+mod roofline;
 pub mod sample;
 mod step;
 
@@ -35,8 +36,10 @@ const TWINS: &[(&str, Twin)] = &[
     }),
     ("embed", |dispatch, memory| matrix::embed(dispatch.kernel, &kernels::embed::resolve(dispatch), memory)),
     ("finish", |dispatch, memory| step::finish(&kernels::finish::resolve(dispatch), memory)),
+    ("fma", |dispatch, memory| roofline::fma(&kernels::fma::resolve(dispatch), memory)),
     ("mat_mul", |dispatch, memory| matrix::mat_mul(dispatch.kernel, &kernels::mat_mul::resolve(dispatch), memory)),
     ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),
+    ("read", |dispatch, memory| roofline::read(&kernels::read::resolve(dispatch), memory)),
     ("repack", |dispatch, memory| matrix::repack(dispatch.kernel, &kernels::repack::resolve(dispatch), memory)),
     ("sample", |dispatch, memory| sample::run(&kernels::sample::resolve(dispatch), memory)),
     ("rope_store", |dispatch, memory| {

@@ -1,7 +1,9 @@
 //! A device, and small kernels compiled on the spot.
 
 use hesper::gpu::Gpu;
-use hesper::plan::{ConstantInfo, Dispatch, Executor, Kernel, OperandInfo, Plan, Region, Scalar, SpecInfo, Tensor};
+use hesper::plan::{
+    ConstantInfo, Dispatch, Executor, Kernel, OperandInfo, Plan, Region, Scalar, SpecInfo, Tensor, Work,
+};
 use std::process::Command;
 use std::sync::LazyLock;
 
@@ -134,7 +136,7 @@ pub fn scale(x: Tensor, y: Tensor, arguments: Scale) -> Dispatch {
         operands: vec![x, y],
         push,
         groups: [count.div_ceil(arguments.workgroup), 1, 1],
-        traffic_bytes: 0,
+        work: Work::default(),
     }
 }
 
@@ -158,7 +160,7 @@ fn simple(kernel: &'static Kernel, operands: Vec<Tensor>, push: Vec<u8>) -> Disp
         operands,
         push,
         groups: [1, 1, 1],
-        traffic_bytes: 0,
+        work: Work::default(),
     }
 }
 

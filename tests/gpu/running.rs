@@ -2,7 +2,7 @@
 
 use crate::device::gpu;
 use crate::harness::{Scale, count, plan, read_floats, run, scale, spin};
-use hesper::plan::{Executor, ExecutorError, Region, Tensor};
+use hesper::plan::{Clock, Executor, ExecutorError, Region, Tensor};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -129,11 +129,15 @@ fn a_profile_times_every_dispatch_and_runs_the_plan() {
     let (counter, copy) = (Tensor::new(Region::Output, 0, 4), Tensor::new(Region::Output, 16, 8));
     let long = spin(Tensor::new(Region::Output, 48, 4), 1_000_000).named("long").traffic(8);
     let plan = plan(vec![count(counter.clone(), copy.clone()), long, count(counter, copy)]);
-    let times = gpu.profile(&plan, 3).expect("timestamps");
-    assert_eq!(times.iter().map(|time| time.kernel).collect::<Vec<_>>(), ["count", "spin", "count"]);
-    assert_eq!((times[1].label.as_str(), times[1].traffic_bytes), ("long", 8));
-    // A million dependent steps take a millisecond on anything.
-    assert!(times[1].time_us > 100.0 && times.iter().all(|time| time.time_us < 1e7), "{times:?}");
+    for clock in [Clock::Timestamps, Clock::Waits] {
+        let submitted = gpu.submissions().expect("it has a queue");
+        let times = gpu.time_by(clock, &plan).expect("times");
+        assert!(gpu.submissions().expect("it has a queue") > submitted);
+        assert_eq!((times.clock, times.times_us.len()), (clock, 3));
+        // A million dependent steps take a millisecond on anything.
+        assert!(times.times_us[1] > 100.0 && times.times_us.iter().all(|time_us| *time_us < 1e7), "{times:?}");
+    }
+    assert_eq!(gpu.time_dispatches(&plan).expect("times").times_us.len(), 3);
     let mut word = [0; 4];
     gpu.read(Region::Output, 0, &mut word).expect("it is readable");
     assert_eq!(u32::from_le_bytes(word), 6);

@@ -39,6 +39,13 @@ impl Case {
         Case { name: name.into(), ..Case::default() }
     }
 
+    /// Lanes that a subgroup must have for woven weights, whose workgroups are one subgroup each; `None`: any number.
+    pub fn lanes(&self) -> Option<u32> {
+        let woven =
+            |dispatch: &&Dispatch| dispatch.kernel.family != "repack" && dispatch.kernel.name.ends_with("_woven");
+        self.dispatches.iter().filter(woven).map(|dispatch| dispatch.specialization[0]).find(|&lanes| lanes < 32)
+    }
+
     fn place(&mut self, bytes: u64) -> Tensor {
         let offset = (self.end_bytes + GAP_BYTES).next_multiple_of(256);
         self.end_bytes = offset + bytes;

@@ -3,7 +3,7 @@
 use crate::harness::{Case, Compare, Random};
 use hesper::gguf::blocks::BlockFormat;
 use hesper::kernels::layout::{Arrangement, Layout, Matrix};
-use hesper::kernels::matrix::{self, Epilogue, MatMul, Norm, Placement};
+use hesper::kernels::matrix::{self, Ahead, Epilogue, MatMul, Norm, Placement};
 use hesper::kernels::{Row, policy::Policy};
 use hesper::plan::{Executor, Region};
 use hesper::reference::Reference;
@@ -50,6 +50,10 @@ pub fn cases() -> Vec<Case> {
             cases.push(product(&Shape { format, rows: 33, cols, tokens: 2, policy, kind: Kind::ScaledAdd }));
             cases.push(product(&Shape { format, rows: 31, cols, tokens: 1, policy, kind: Kind::BiasGate }));
             cases.push(gate_up(format, 72, cols, 3, policy));
+            if policy.sums_ahead() {
+                cases.push(product(&Shape { format, rows: 60, cols, tokens: 3, policy, kind: Kind::AddAhead }));
+                cases.push(product(&Shape { format, rows: 40, cols, tokens: 2, policy, kind: Kind::Summed }));
+            }
         }
         for policy in policies(format) {
             cases.push(embedding(format, 67, cols, &policy));
@@ -58,9 +62,10 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A CPU driver whose loads are woven, one whose are not, and a GPU.
-const POLICIES: [Policy; 3] = [
+/// CPU drivers whose loads are woven, one whose are not, and a GPU.
+const POLICIES: [Policy; 4] = [
     Policy { software: true, subgroup_size: 8 },
+    Policy { software: true, subgroup_size: 16 },
     Policy { software: true, subgroup_size: 4 },
     Policy { software: false, subgroup_size: 32 },
 ];
@@ -76,6 +81,8 @@ enum Kind {
     Norm,
     ScaledAdd,
     BiasGate,
+    AddAhead,
+    Summed,
 }
 
 #[derive(Debug)]
@@ -88,16 +95,19 @@ struct Shape {
     kind: Kind,
 }
 
+/// Partial sums of squares of a row.
+const PARTS: usize = 5;
+
 const CLOSE: Compare = Compare::F32 { absolute: 3e-5, relative: 3e-5 };
 
 /// Repacks a random matrix in two pieces, the second stacked on the first, within the case.
 fn repacked(case: &mut Case, policy: &Policy, format: BlockFormat, rows: usize, cols: usize, seed: u64) -> Matrix {
-    let arrangement = policy.arrangement(format);
+    let arrangement = policy.arrangement();
     let layout = layout(format, arrangement, 1, rows, cols);
     let random = &mut Random::new(seed);
     let mut tensor = case.in_out("weight", &vec![0u32; layout.bytes as usize / 4], Compare::Exact);
     // Woven matrices are stacked at whole tiles only.
-    let first = if arrangement == Arrangement::Woven { 16 } else { 17 };
+    let first = if arrangement == Arrangement::Lanes { 17 } else { 16 };
     for (first_row, rows) in [(0, first), (first, rows - first)] {
         let file = case.input(&random_rows(format, rows, cols, random));
         let placement = Placement { first_row: first_row as u32, first_tile: 0, tile_step: 1 };
@@ -125,10 +135,17 @@ fn product(shape: &Shape) -> Case {
     let other = case.input(&random.floats(tokens * y_stride));
     let zeros = vec![0f32; tokens * y_stride];
     let mut y = case.in_out("y", &zeros, CLOSE);
+    let squares: Vec<f32> = random.floats(tokens * PARTS).iter().map(|value| value * value).collect();
+    let squares = case.input(&squares);
+    let mut normed = case.in_out("normed", &zeros, CLOSE);
+    let parts = vec![0f32; tokens * Ahead::parts(&weight) as usize];
+    let mut sums = case.in_out("squares", &parts, CLOSE);
     let (norm, bias, epilogue) = match kind {
         Kind::Norm => (Norm::Fused { gain: &gain, eps: 1e-5 }, None, Epilogue::Store),
         Kind::ScaledAdd => (Norm::Scaled(&scale), None, Epilogue::Add(&other)),
         Kind::BiasGate => (Norm::None, Some(&bias), Epilogue::Gate(&other)),
+        Kind::AddAhead => (Norm::None, None, Epilogue::Add(&other)),
+        Kind::Summed => (Norm::Summed { squares: &squares, count: PARTS as u32, eps: 1e-5 }, None, Epilogue::Store),
     };
     let product = MatMul {
         x: &x,
@@ -140,7 +157,10 @@ fn product(shape: &Shape) -> Case {
         x_stride: x_stride as u32,
         y_stride: y_stride as u32,
     };
-    case.dispatch(product.dispatch(&mut y, policy));
+    let gain = case.input(&random.floats(rows));
+    let ahead = Ahead { gain: &gain, normed: &mut normed, squares: &mut sums };
+    let ahead = matches!(kind, Kind::AddAhead).then_some(ahead);
+    case.dispatch(product.dispatch(&mut y, ahead, policy));
     case
 }
 
@@ -149,7 +169,7 @@ fn gate_up(format: BlockFormat, rows: usize, cols: usize, tokens: usize, policy:
     let mut case = Case::new(format!("gate and up {format:?} {rows}×{cols}, {tokens} tokens, {policy:?}"));
     let policy = &policy;
     let mut random = Random::new(rows as u64);
-    let layout = layout(format, policy.arrangement(format), 2, rows, cols);
+    let layout = layout(format, policy.arrangement(), 2, rows, cols);
     let files = [0, 1].map(|_| case.input(&random_rows(format, rows, cols, &mut random)));
     let mut tensor = case.in_out("weight", &vec![0u32; layout.bytes as usize / 4], Compare::Exact);
     for (first_tile, file) in files.iter().enumerate() {
@@ -169,7 +189,7 @@ fn gate_up(format: BlockFormat, rows: usize, cols: usize, tokens: usize, policy:
         x_stride: cols as u32,
         y_stride: rows as u32,
     };
-    case.dispatch(product.dispatch(&mut y, policy));
+    case.dispatch(product.dispatch(&mut y, None, policy));
     case
 }
 
@@ -183,7 +203,15 @@ fn embedding(format: BlockFormat, rows: usize, cols: usize, policy: &Policy) -> 
     let rows = case.input(&rows);
     let close = Compare::F32 { absolute: 1e-6, relative: 1e-6 };
     let mut y = case.output("y", u64::from(count) * cols as u64 * 4, close);
-    case.dispatch(matrix::embed(&rows, &weight, &mut y, count));
+    case.dispatch(matrix::embed(&rows, &weight, &mut y, None, count));
+    if policy.sums_ahead() {
+        let gain = case.input(&Random::new(3).floats(cols));
+        let mut again = case.output("again", u64::from(count) * cols as u64 * 4, close);
+        let mut normed = case.output("normed", u64::from(count) * cols as u64 * 4, close);
+        let mut squares = case.output("squares", u64::from(count) * 4, CLOSE);
+        let ahead = Ahead { gain: &gain, normed: &mut normed, squares: &mut squares };
+        case.dispatch(matrix::embed(&rows, &weight, &mut again, Some(ahead), count));
+    }
     case
 }
 
@@ -198,13 +226,13 @@ fn a_repacked_matrix_holds_the_files_values() {
         let tokens: Vec<Row> = (0..rows as u32).map(|token| Row { token, live: 1, ..Row::default() }).collect();
         let tokens = case.input(&tokens);
         let mut y = case.output("y", (rows * cols * 4) as u64, Compare::Exact);
-        case.dispatch(matrix::embed(&tokens, &weight, &mut y, rows as u32));
+        case.dispatch(matrix::embed(&tokens, &weight, &mut y, None, rows as u32));
         let mut twin = Reference::default();
         twin.allocate(Region::Step, case.region_bytes()).expect("host memory");
         let bytes = case.run(&mut twin);
         let actual: &[f32] = bytemuck::cast_slice(&bytes[y.offset_bytes as usize..y.end_bytes() as usize]);
         let random = &mut Random::new(9);
-        let first = if policy.arrangement(format) == Arrangement::Woven { 16 } else { 17 };
+        let first = if policy.arrangement() == Arrangement::Lanes { 17 } else { 16 };
         let file = [first, rows - first].map(|rows| random_rows(format, rows, cols, random)).concat();
         let mut expected = vec![0f32; rows * cols];
         format.dequantize(&file, &mut expected);
