@@ -10,6 +10,8 @@ use tokio::sync::mpsc;
 
 const ASKED: usize = 17;
 
+type Answer = (Vec<Token>, FinishReason);
+
 /// Prompts that say something twice, so that the answer may say it again.
 fn request(fixture: &Fixture, index: usize, events: mpsc::UnboundedSender<Event>) -> Request {
     let passage: Vec<u32> = fixture.tokens.iter().cycle().skip(index).take(10 + 7 * (index % 9)).copied().collect();
@@ -20,7 +22,7 @@ fn request(fixture: &Fixture, index: usize, events: mpsc::UnboundedSender<Event>
 }
 
 /// The answers of an engine that is asked so many at once, and its counts of tokens drafted and accepted.
-fn answers(fixture: &Fixture, options: Options) -> Option<(Vec<(Vec<Token>, FinishReason)>, [u64; 2])> {
+fn answers(fixture: &Fixture, options: Options) -> Option<(Vec<Answer>, [u64; 2])> {
     let engine = Engine::start(fixture, options)?;
     let ask = |index| {
         let (events, answer) = mpsc::unbounded_channel();
