@@ -5,6 +5,7 @@
 // rows: the rows evaluated; sampling, next: by sequence; biases: [sequence][MAX_BIAS]; masks: [sequence][vocabulary / 32]
 // words, rounded up; counts: [sequence][vocabulary]; scratch: [outputs][2][vocabulary]; ring: [RING_STEPS][ring_stride],
 // an entry for each output. vocabulary < 2²⁰. One workgroup owns one output.
+// Outputs of one sequence stand side by side, and `next` is that of the last; more than one only where nothing is counted.
 // `rows` and `next` may be the same memory if row i belongs to sequence i.
 //
 // In this order (see SamplingParameters):
@@ -271,11 +272,20 @@ void draw(uint scratch_at, uint held, Sampling how, uint position) {
     barrier();
 }
 
-void advance(uint output_row, uint sequence, uint position, uint token, bool counted) {
+// Whether the next output is of the same sequence.
+bool is_followed(uint output_row, uint sequence) {
+    if (output_row + 1 == gl_NumWorkGroups.x || outputs.v[output_row + 1] == NO_ROW) return false;
+    const Row following = rows.v[outputs.v[output_row + 1]];
+    return following.live != 0 && following.sequence == sequence;
+}
+
+void advance(uint output_row, uint sequence, uint position, uint token, bool counted, bool goes_on) {
     if (counted) {
         counts.v[sequence * vocabulary + token] += 1;
     }
-    next.v[sequence] = Row(token, position, sequence, 1);
+    if (!goes_on) {
+        next.v[sequence] = Row(token, position, sequence, 1);
+    }
     memoryBarrierBuffer();
     ring.v[clock.v[CLOCK_RUNNING] * ring_stride + output_row] = token;
 }
@@ -298,6 +308,7 @@ void main() {
         draw(scratch_at, held, how, row.position + 1);
     }
     if (gl_LocalInvocationID.x == 0) {
-        advance(output_row, row.sequence, row.position + 1, chosen, how.counted != 0);
+        const bool goes_on = is_followed(output_row, row.sequence);
+        advance(output_row, row.sequence, row.position + 1, chosen, how.counted != 0, goes_on);
     }
 }

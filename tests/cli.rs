@@ -278,13 +278,16 @@ fn bench_reports_each_test() {
     }
     let arguments = ["bench", "-m", MODEL, "-p", "8", "-n", "4", "-r", "2", "-d", "0,3", "--allow-software", "-o"];
     let mut json = hesper(&arguments);
-    json.args(["json", "--kv-type", "q8_0"]);
+    json.args(["json", "--kv-type", "q8_0", "--copy", "24"]);
     let printed = succeed(json);
     let tests: Vec<serde_json::Value> = serde_json::from_str(&printed).expect("JSON");
     let numbers = |name: &str| tests.iter().map(|test| test[name].as_u64().expect("a number")).collect::<Vec<_>>();
-    assert_eq!(numbers("n_prompt"), [8, 0, 8, 0]);
-    assert_eq!(numbers("n_gen"), [0, 4, 0, 4]);
-    assert_eq!(numbers("n_depth"), [0, 0, 3, 3]);
+    assert_eq!(numbers("n_prompt"), [8, 0, 8, 0, 48, 48]);
+    assert_eq!(numbers("n_gen"), [0, 4, 0, 4, 24, 24]);
+    assert_eq!(numbers("n_depth"), [0, 0, 3, 3, 0, 0]);
+    let speculate: Vec<_> = tests[3..].iter().map(|test| test["speculate"].as_str()).collect();
+    assert_eq!(speculate, [Some("off"), Some("off"), Some("ngram")]);
+    assert_eq!(tests[4]["n_drafted"], 0);
     for test in &tests {
         assert_eq!(test["samples_ns"].as_array().map(Vec::len), Some(2));
         assert_eq!((&test["type_k"], &test["type_v"]), (&"q8_0".into(), &"q8_0".into()));

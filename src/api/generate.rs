@@ -134,6 +134,14 @@ pub fn check_length(tokens: usize, context: u32, param: &str) -> Result<(), ApiE
     Ok(())
 }
 
+/// The tokens of what the answer may resemble, as many as an answer can have.
+fn prediction(service: &Service, parameters: &Parameters) -> Vec<u32> {
+    let text = parameters.prediction.as_deref().unwrap_or_default();
+    let mut tokens = service.text.encode(text, false);
+    tokens.truncate(service.model.context_tokens as usize);
+    tokens
+}
+
 impl Generation {
     /// Queues a prompt of a checked length, or says at once why it cannot. `offset` is added to the seed.
     pub fn submit(service: &Arc<Service>, job: &Job, tokens: Vec<u32>, offset: u64) -> Result<Generation, Refused> {
@@ -164,6 +172,7 @@ impl Generation {
             constraint: job.constraint.as_ref().map(|constrained| constrained.constraints(&failure)),
             client: caller::client(),
             reuse_prefix: parameters.reuse_prefix,
+            prediction: prediction(service, parameters),
             deadline: caller::deadline(),
             ..Request::new(tokens, sender)
         })?;

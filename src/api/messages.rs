@@ -85,7 +85,7 @@ fn tool_call(mut fields: Fields, unknown: &mut Unknown) -> Result<Value, ApiErro
 }
 
 /// A message's content: a string, or text parts that form one.
-fn content(fields: &mut Fields, unknown: &mut Unknown) -> Result<Option<String>, ApiError> {
+pub fn content(fields: &mut Fields, unknown: &mut Unknown) -> Result<Option<String>, ApiError> {
     let path = fields.path("content");
     let parts = match fields.value("content") {
         None => return Ok(None),

@@ -223,7 +223,7 @@ impl Page {
         let help = "Blocks of the KV cache: held by sequences, kept for their prefixes only, or free";
         sheet.gauges("hesper_kv_cache_blocks", help, blocks)?;
         type Counter = fn(&Stats) -> u64;
-        let counters: [(&str, &str, Counter); 4] = [
+        let counters: [(&str, &str, Counter); 6] = [
             ("hesper_prefix_cache_queries_total", "Tokens of prompts that were looked up in the prefix cache", |s| {
                 s.prefix_tokens.get()
             }),
@@ -232,6 +232,12 @@ impl Page {
             }),
             ("hesper_preemptions_total", "Sequences that lost their blocks to others, to be evaluated again", |s| {
                 s.preemptions.get()
+            }),
+            ("hesper_drafted_tokens_total", "Tokens that were drafted, to be verified several in one step", |s| {
+                s.drafted_tokens.get()
+            }),
+            ("hesper_accepted_draft_tokens_total", "Drafted tokens that were what the model says", |s| {
+                s.accepted_tokens.get()
             }),
             ("hesper_evaluated_prompt_tokens_total", "Tokens of prompts that the device evaluated", |s| {
                 s.prompt_tokens.get()

@@ -3,6 +3,7 @@
 use super::{
     error::ApiError,
     fields::{Fields, Unknown, as_integer, kind, shown, wrong_type},
+    messages,
     truncate::Truncate,
 };
 use crate::engine::request::{MAX_LOGIT_BIAS, SamplingParameters};
@@ -40,6 +41,8 @@ pub struct Parameters {
     pub reuse_prefix: bool,
     /// What goes of a prompt that is too long; `None`: it is refused.
     pub truncate: Option<Truncate>,
+    /// A text that the answer may resemble. It changes the time an answer takes, not its tokens.
+    pub prediction: Option<String>,
 }
 
 impl Parameters {
@@ -61,8 +64,20 @@ impl Parameters {
             metadata: metadata(fields)?,
             reuse_prefix: fields.boolean("cache_prompt")?.unwrap_or(true),
             truncate: fields.choice("truncate", &Truncate::NAMES)?.map(Truncate::named),
+            prediction: prediction(fields, unknown)?,
         })
     }
+}
+
+/// OpenAI's predicted outputs: <https://platform.openai.com/docs/guides/predicted-outputs>.
+fn prediction(fields: &mut Fields, unknown: &mut Unknown) -> Result<Option<String>, ApiError> {
+    let Some(mut prediction) = fields.object("prediction")? else { return Ok(None) };
+    let kind = prediction.choice("type", &["content"])?;
+    prediction.require("type", kind)?;
+    let text = messages::content(&mut prediction, unknown)?;
+    let text = prediction.require("content", text)?;
+    prediction.finish(unknown)?;
+    Ok(Some(text))
 }
 
 /// Fields that cannot change the answer: checked for their type and left at that.
@@ -70,7 +85,6 @@ fn no_effect(fields: &mut Fields) -> Result<(), ApiError> {
     for name in ["user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"] {
         fields.string(name)?;
     }
-    fields.map("prediction")?;
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! `hesper bench`: tokens per second, measured and reported as llama-bench does.
 
+use super::bench_copy;
 use super::bench_profile::{Host, Meter, Profiled, step_reach};
-use super::bench_report::{Case, Report, Result as Measured};
-use super::flags::{DeviceFlags, KvTypeFlag, ModelFlag, Sharing};
+use super::bench_report::{Case, Copying, Report, Result as Measured};
+use super::flags::{DeviceFlags, KvTypeFlag, ModelFlag, Sharing, SpeculateFlags};
 use super::load;
 use anyhow::{Result, anyhow, bail};
 use clap::builder::BoolishValueParser;
@@ -31,7 +32,8 @@ const PROFILED: u32 = 8;
 /// Measure tokens per second
 ///
 /// ppN evaluates a prompt of N random tokens in one go; tgN generates N tokens, one after another. Each is run once to
-/// warm up, unless --no-warmup is given, and then as often as -r says. Columns and fields are those of llama.cpp's llama-bench.
+/// warm up, unless --no-warmup is given, and then as often as -r says. copyN generates N tokens behind a prompt of N random
+/// tokens said twice, without and with drafts, by turns. Columns and fields are those of llama.cpp's llama-bench.
 ///
 /// With --profile each test is run again, the same part of all layers together. Then every kernel's time, GB/s and GFLOP/s are held against
 /// what the device copies, reads and multiplies at most, measured right before, and what a token costs the host is shown.
@@ -39,6 +41,7 @@ const PROFILED: u32 = 8;
 #[command(after_help = "Examples:\n  hesper bench -m model.gguf\n  \
                         hesper bench -m model.gguf -p 128,512 -n 32 -r 3 -o json\n  \
                         hesper bench -m model.gguf -p 0 -n 64 -d 0,1024 --kv-type q8_0\n  \
+                        hesper bench -m model.gguf -p 0 -n 0 --copy 256 --draft-max 7\n  \
                         hesper bench -m model.gguf -p 512 -n 32 -d 0,2048 -r 3 --profile")]
 pub struct Flags {
     #[command(flatten)]
@@ -52,6 +55,10 @@ pub struct Flags {
     /// Tokens that are in the cache before; several with commas between.
     #[arg(short = 'd', long, env = "HESPER_N_DEPTH", default_value = "0", value_name = "N", value_delimiter = ',')]
     n_depth: Vec<u32>,
+    /// Tokens to generate behind a prompt that says so many random tokens twice, without and with drafts; several with commas
+    /// between; 0 for no such test.
+    #[arg(long, env = "HESPER_N_COPY", default_value = "0", value_name = "N", value_delimiter = ',')]
+    copy: Vec<u32>,
     /// How often each test is measured.
     #[arg(short = 'r', long, env = "HESPER_REPETITIONS", default_value = "5", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -68,14 +75,18 @@ pub struct Flags {
     #[command(flatten)]
     kv_type: KvTypeFlag,
     #[command(flatten)]
+    speculate: SpeculateFlags,
+    #[command(flatten)]
     device: DeviceFlags,
 }
 
 pub fn bench(flags: &Flags) -> Result<ExitCode> {
     super::vectors::widen(&flags.device);
     let cases = cases(flags);
-    let Some(context_tokens) = cases.iter().map(Case::context_tokens).max() else {
-        bail!("nothing is to be measured: give -p or -n a number above 0");
+    let copies: Vec<u32> = flags.copy.iter().copied().filter(|&count| count > 0).collect();
+    let copy_cases = copies.iter().map(|&count| bench_copy::case(count, Copying::Plainly));
+    let Some(context_tokens) = cases.iter().copied().chain(copy_cases).map(|case| case.context_tokens()).max() else {
+        bail!("nothing is to be measured: give -p, -n or --copy a number above 0");
     };
     if flags.profile && flags.output == Format::Csv {
         bail!("a profile does not fit into one line: give -o md, json or jsonl with --profile");
@@ -85,7 +96,9 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
     let mut gpu = load::device(&flags.device, &mut notes)?;
     let device = gpu.label();
     let roofline = if flags.profile { Some(measure_roofline(&mut gpu)?) } else { None };
-    let sharing = Sharing::alone(Some(context_tokens), flags.kv_type.kv_type());
+    let alone = Sharing::alone(Some(context_tokens), flags.kv_type.kv_type());
+    let draft_max = if copies.is_empty() { 0 } else { flags.speculate.draft_max() };
+    let sharing = Sharing { draft_max, ..alone };
     let planned = load::plan(&gguf, gpu.info(), &flags.device, &sharing, &mut notes)?;
     let report = Report::new(&gguf, &device, flags.device.chunk, &planned.model);
     let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
@@ -104,8 +117,15 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
             Some(roofline) => Some(bench.profile(case, flags.repetitions, host, roofline.clone())?),
             None => None,
         };
-        results.push(Measured { case: *case, started, samples, profile });
+        results.push(Measured { case: *case, started, samples, profile, drafts: (0, 0) });
         report.write(flags.output, index, &results[index], &mut out)?;
+    }
+    if !copies.is_empty() {
+        bench_copy::measure(bench.runner, &bench.tokens, &copies, flags.repetitions, |result| {
+            report.write(flags.output, results.len(), &result, &mut out)?;
+            results.push(result);
+            Ok(())
+        })?;
     }
     report.end(flags.output, &results, &mut out)?;
     Ok(ExitCode::SUCCESS)
@@ -114,8 +134,8 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
 /// Prompts first, then generations, at each depth.
 fn cases(flags: &Flags) -> Vec<Case> {
     let at_depth = |&depth: &u32| {
-        let prompts = flags.n_prompt.iter().map(move |&prompt| Case { depth, prompt, generated: 0 });
-        let generations = flags.n_gen.iter().map(move |&generated| Case { depth, prompt: 0, generated });
+        let prompts = flags.n_prompt.iter().map(move |&prompt| Case { depth, prompt, ..Case::default() });
+        let generations = flags.n_gen.iter().map(move |&generated| Case { depth, generated, ..Case::default() });
         prompts.chain(generations).filter(|case| case.prompt + case.generated > 0)
     };
     flags.n_depth.iter().flat_map(at_depth).collect()

@@ -18,12 +18,22 @@ pub enum Format {
     Jsonl,
 }
 
-/// One thing to measure, behind `depth` tokens: a prompt, or tokens to generate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One thing to measure, behind `depth` tokens: a prompt, or tokens to generate, perhaps from a prompt that invites to copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Case {
     pub depth: u32,
     pub prompt: u32,
     pub generated: u32,
+    pub copy: Option<Copying>,
+}
+
+/// How a copy is generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copying {
+    /// A token a step.
+    Plainly,
+    /// With drafts from what was said before.
+    WithDrafts,
 }
 
 impl Case {
@@ -34,9 +44,11 @@ impl Case {
 
     /// As `pp512` or `tg128 @ d1024`.
     fn name(&self) -> String {
-        let name = match self.prompt {
-            0 => format!("tg{}", self.generated),
-            prompt => format!("pp{prompt}"),
+        let name = match (self.prompt, self.copy) {
+            (_, Some(Copying::Plainly)) => format!("copy{}", self.generated),
+            (_, Some(Copying::WithDrafts)) => format!("copy{} ngram", self.generated),
+            (0, None) => format!("tg{}", self.generated),
+            (prompt, None) => format!("pp{prompt}"),
         };
         if self.depth > 0 { format!("{name} @ d{}", self.depth) } else { name }
     }
@@ -46,6 +58,8 @@ pub struct Result {
     pub case: Case,
     pub started: SystemTime,
     pub samples: Vec<Duration>,
+    /// Tokens drafted and of those accepted, in all samples.
+    pub drafts: (u64, u64),
     pub profile: Option<Profiled>,
 }
 
@@ -179,6 +193,10 @@ impl Report {
             "n_prompt": result.case.prompt,
             "n_gen": result.case.generated,
             "n_depth": result.case.depth,
+            "copy": result.case.copy.is_some(),
+            "speculate": if result.case.copy == Some(Copying::WithDrafts) { "ngram" } else { "off" },
+            "n_drafted": result.drafts.0,
+            "n_accepted": result.drafts.1,
             "test_time": utc(result.started),
             "avg_ns": mean_ns.round() as u64,
             "stddev_ns": deviation_ns.round() as u64,
@@ -209,7 +227,9 @@ pub(super) fn csv_cell(value: &Value) -> String {
 
 /// Tokens per second of each sample.
 fn rates(result: &Result) -> Vec<f64> {
-    let tokens = f64::from(result.case.prompt + result.case.generated);
+    let Case { prompt, generated, copy, .. } = result.case;
+    // What is copied from is not measured.
+    let tokens = f64::from(if copy.is_some() { generated } else { prompt + generated });
     result.samples.iter().map(|sample| tokens / sample.as_secs_f64().max(1e-9)).collect()
 }
 
@@ -280,8 +300,10 @@ mod tests {
 
     #[test]
     fn tests_are_named_as_llama_bench_does() {
-        assert_eq!(Case { depth: 0, prompt: 512, generated: 0 }.name(), "pp512");
-        assert_eq!(Case { depth: 64, prompt: 0, generated: 32 }.name(), "tg32 @ d64");
+        assert_eq!(Case { prompt: 512, ..Case::default() }.name(), "pp512");
+        assert_eq!(Case { depth: 64, generated: 32, ..Case::default() }.name(), "tg32 @ d64");
+        let copy = Case { prompt: 64, generated: 32, copy: Some(Copying::WithDrafts), ..Case::default() };
+        assert_eq!(copy.name(), "copy32 ngram");
     }
 
     #[test]
@@ -296,9 +318,9 @@ mod tests {
             chunk: 64,
             kv_type: "f16",
         };
-        let case = Case { depth: 0, prompt: 10, generated: 0 };
+        let case = Case { prompt: 10, ..Case::default() };
         let samples = vec![Duration::from_millis(500), Duration::from_millis(250)];
-        let results = [Result { case, started: SystemTime::UNIX_EPOCH, samples, profile: None }];
+        let results = [Result { case, started: SystemTime::UNIX_EPOCH, samples, profile: None, drafts: (0, 0) }];
         let result = &results[0];
         let record = report.record(result);
         assert_eq!(record["avg_ts"], 30.0);

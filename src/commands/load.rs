@@ -59,6 +59,7 @@ pub fn plan(
         kv_type: sharing.kv_type,
         budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
         chunk_rows: flags.chunk,
+        draft_max: sharing.draft_max,
         policy: Policy { software: device.software, subgroup_size: device.subgroup_size },
     };
     let start = Instant::now();
@@ -97,6 +98,7 @@ impl Check {
             kv_type: planned.memory.kv_type,
             budget_bytes: planned.memory.budget_bytes,
             chunk_rows: planned.model.sizes.chunk_rows,
+            draft_max: planned.model.sizes.draft_max,
             policy: planned.model.policy,
         };
         let used = planned.plans().flat_map(|plan| checked::kinds(&plan).collect::<Vec<_>>()).collect();

@@ -2,6 +2,7 @@
 //! `budget` and `load`, which brings a model to a device; the load generator's command is `load_test`.
 
 pub mod bench;
+mod bench_copy;
 mod bench_profile;
 mod bench_report;
 mod budget;

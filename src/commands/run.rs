@@ -1,6 +1,6 @@
 //! `hesper run`: answers in the terminal.
 
-use super::flags::{ContextFlag, DeviceFlags, KvTypeFlag, ModelFlag, Sharing, between};
+use super::flags::{ContextFlag, DeviceFlags, KvTypeFlag, ModelFlag, Sharing, SpeculateFlags, between};
 use super::load;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::builder::BoolishValueParser;
@@ -43,6 +43,8 @@ pub struct Flags {
     context: ContextFlag,
     #[command(flatten)]
     kv_type: KvTypeFlag,
+    #[command(flatten)]
+    speculate: SpeculateFlags,
     #[command(flatten)]
     device: DeviceFlags,
 }
@@ -96,7 +98,8 @@ pub fn run(flags: &Flags) -> Result<ExitCode> {
     }
     let mut notes = io::stderr();
     let gpu = load::device(&flags.device, &mut notes)?;
-    let sharing = Sharing::alone(flags.context.ctx, flags.kv_type.kv_type());
+    let alone = Sharing::alone(flags.context.ctx, flags.kv_type.kv_type());
+    let sharing = Sharing { draft_max: flags.speculate.draft_max(), ..alone };
     let planned = load::plan(&gguf, gpu.info(), &flags.device, &sharing, &mut notes)?;
     load::check_vocabulary(&gguf, &session.text, &planned)?;
     let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;

@@ -9,7 +9,7 @@ use super::sequence::{Placed, Restriction, Sequence};
 use super::stats::Stats;
 use crate::kernels::{RING_STEPS, Row, SAMPLED_LAST};
 use crate::plan::ExecutorError;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// Steps in flight: while the host looks at one's tokens, the device works on the next.
 pub const IN_FLIGHT: usize = 3;
@@ -22,11 +22,22 @@ pub struct Flight {
     pub number: StepNumber,
     /// Sequences, by id, with the tokens that they have in the cache when it is done.
     parts: Vec<(u64, usize)>,
-    /// Sequences, by id, for which a token is sampled.
-    pub outputs: Vec<u64>,
-    /// Whether the raw logits are wanted, which only the last step in flight has.
-    logits: bool,
+    outputs: Vec<Output>,
+    /// Nothing is submitted behind it: its raw logits are wanted, which only the last step in flight has, or the rows of
+    /// the next step depend on what it samples.
+    last: bool,
 }
+
+/// A row of a step for which a token is sampled. Those of one sequence stand together.
+struct Output {
+    /// Its sequence.
+    id: u64,
+    /// The token that the row behind it takes for the one to be sampled; `None` where no row does.
+    drafted: Option<u32>,
+}
+
+/// Least rows of a sequence with a draft: the fewest that make it worthwhile.
+const DRAFT_ROWS_MIN: usize = 4;
 
 /// The sequences that have a place, and the runner that they share.
 pub struct Batch {
@@ -139,7 +150,7 @@ impl Batch {
     /// Submits the next step, unless there is nothing to do before one in flight is done. Sequences that lost their places
     /// to others are added to `displaced`.
     pub fn submit(&mut self, displaced: &mut Vec<Sequence>, stats: &Stats) -> Result<bool, ExecutorError> {
-        if self.flights.len() >= IN_FLIGHT || self.flights.iter().any(|flight| flight.logits) {
+        if self.flights.len() >= IN_FLIGHT || self.flights.iter().any(|flight| flight.last) {
             return Ok(false);
         }
         let pending: Vec<(u64, u32)> =
@@ -148,17 +159,25 @@ impl Batch {
             return Ok(false);
         }
         let tokens: Vec<u32> = pending.iter().map(|(_, tokens)| *tokens).collect();
+        let drafts = self.drafts();
+        if !drafts.is_empty() && !self.flights.is_empty() {
+            // A draft stands behind known tokens. Those in flight show on the way whether it is right so far.
+            return Ok(false);
+        }
         if self.flights.len() >= PROMPTS_IN_FLIGHT && tokens.iter().any(|tokens| *tokens > 1) {
             return Ok(false);
         }
         let shares = schedule::share(&tokens, self.runner.model().sizes.prefill_rows());
         let mut step = StepRows { plan_rows: shares.rows, ..StepRows::default() };
         let mut flight =
-            Flight { number: StepNumber::default(), parts: Vec::new(), outputs: Vec::new(), logits: false };
+            Flight { number: StepNumber::default(), parts: Vec::new(), outputs: Vec::new(), last: !drafts.is_empty() };
         // In the order of urgency, so that those which lose their places are not in the step yet.
         for (&(id, _), &share) in pending.iter().zip(&shares.tokens) {
-            self.add(id, share, &mut step, &mut flight, displaced);
+            let draft = drafts.get(&id).map(Vec::as_slice).unwrap_or_default();
+            self.add(id, (share, draft), &mut step, &mut flight, displaced);
         }
+        // Drafts make it longer than its share.
+        step.plan_rows = step.plan_rows.max((step.rows.len() as u32).next_power_of_two());
         if step.rows.is_empty() {
             return Ok(false);
         }
@@ -174,8 +193,36 @@ impl Batch {
         Ok(true)
     }
 
-    /// Adds `share` tokens of a sequence to a step, if it is still there and gets the blocks for them.
-    fn add(&mut self, id: u64, share: u32, step: &mut StepRows, flight: &mut Flight, displaced: &mut Vec<Sequence>) {
+    /// Drafts, by sequence, for the next step: none where a prompt waits to be evaluated, or so many sequences decode that
+    /// the device has enough to do with one token of each.
+    fn drafts(&mut self) -> HashMap<u64, Vec<u32>> {
+        let sizes = self.runner.model().sizes;
+        let share = sizes.draft_rows() as usize / self.placed.len().max(1);
+        if share < DRAFT_ROWS_MIN || self.placed.iter().any(|placed| placed.pending() > 1) {
+            return HashMap::new();
+        }
+        let most = (share - 1).min(sizes.draft_max as usize);
+        let draft = |placed: &mut Placed| {
+            let sequence = &mut placed.sequence;
+            // The last token is sampled and not drafted.
+            let room = most.min(sequence.end.saturating_sub(sequence.tokens.len() + 1));
+            let drafter = sequence.drafter.as_mut()?;
+            drafter.extend(&sequence.tokens);
+            Some((placed.id, drafter.draft(room))).filter(|(_, draft)| !draft.is_empty())
+        };
+        self.placed.iter_mut().filter_map(draft).collect()
+    }
+
+    /// Adds `share` tokens of a sequence to a step, and a draft behind them, if it is still there and gets the blocks for
+    /// them. A draft gets those that nobody holds.
+    fn add(
+        &mut self,
+        id: u64,
+        (share, draft): (u32, &[u32]),
+        step: &mut StepRows,
+        flight: &mut Flight,
+        displaced: &mut Vec<Sequence>,
+    ) {
         let Some(at) = self.placed.iter().position(|placed| placed.id == id) else { return };
         let first = self.placed[at].submitted;
         let end = first + share as usize;
@@ -187,16 +234,24 @@ impl Batch {
                 return;
             }
         }
+        while self.placed[at].blocks.len() * TOKENS < end + draft.len() && self.blocks.available() > 0 {
+            self.grow(at, displaced);
+        }
         let placed = &self.placed[at];
-        for position in first..end {
-            let token = placed.sequence.tokens.get(position).copied().unwrap_or(SAMPLED_LAST);
-            step.rows.push(Row { token, position: position as u32, sequence: placed.slot, live: 1 });
+        let draft = &draft[..draft.len().min(placed.blocks.len() * TOKENS - end)];
+        let known = placed.sequence.tokens.get(first..end.min(placed.sequence.tokens.len())).unwrap_or_default();
+        let unknown = std::iter::repeat_n(SAMPLED_LAST, share as usize - known.len());
+        for (position, token) in (first as u32..).zip(known.iter().copied().chain(unknown).chain(draft.iter().copied()))
+        {
+            step.rows.push(Row { token, position, sequence: placed.slot, live: 1 });
         }
         flight.parts.push((id, end));
         if placed.is_output(end - 1) {
-            step.outputs.push(step.rows.len() as u32 - 1);
-            flight.outputs.push(id);
-            flight.logits |= placed.sequence.live.request.logprobs.is_some();
+            let guesses = draft.iter().copied().map(Some).chain([None]);
+            flight.outputs.extend(guesses.map(|drafted| Output { id, drafted }));
+            let rows = step.rows.len() as u32;
+            step.outputs.extend(rows - 1 - draft.len() as u32..rows);
+            flight.last |= placed.sequence.live.request.logprobs.is_some();
         }
     }
 
@@ -206,8 +261,8 @@ impl Batch {
     }
 
     /// Takes what has come of the oldest step, which is done: each sequence that is still there, with its token and its
-    /// place among the outputs.
-    pub fn land(&mut self) -> Vec<(u64, u32, usize)> {
+    /// place among the outputs; with several where a draft was right, in order.
+    pub fn land(&mut self, stats: &Stats) -> Vec<(u64, u32, usize)> {
         let Some(flight) = self.flights.pop_front() else { return Vec::new() };
         for &(id, evaluated) in &flight.parts {
             if let Some(at) = self.placed.iter().position(|placed| placed.id == id) {
@@ -215,8 +270,33 @@ impl Batch {
             }
         }
         self.free_slots();
-        let token = |(output, &id): (usize, &u64)| Some((id, self.runner.sampled(flight.number, output)?, output));
-        flight.outputs.iter().enumerate().filter_map(token).collect()
+        let (mut landed, mut first) = (Vec::new(), 0);
+        for outputs in flight.outputs.chunk_by(|one, other| one.id == other.id) {
+            let (id, drafted) = (outputs[0].id, outputs.len() - 1);
+            let sampled: Vec<u32> =
+                (first..first + outputs.len()).map_while(|output| self.runner.sampled(flight.number, output)).collect();
+            // What was sampled behind a wrong token is of no use.
+            let right = |(output, token): &(&Output, &u32)| output.drafted == Some(**token);
+            let accepted = outputs.iter().zip(&sampled).take_while(right).count();
+            landed.extend((first..).zip(sampled).take(accepted + 1).map(|(output, token)| (id, token, output)));
+            first += outputs.len();
+            if drafted > 0 {
+                stats.drafted_tokens.add(drafted as u64);
+                stats.accepted_tokens.add(accepted as u64);
+                self.judge(id, drafted, accepted);
+            }
+        }
+        landed
+    }
+
+    /// So many tokens of a sequence's draft are its own now, and in the cache. What the others have left there is
+    /// overwritten when their positions are evaluated.
+    fn judge(&mut self, id: u64, drafted: usize, accepted: usize) {
+        let Some(placed) = self.get(id) else { return };
+        placed.submitted += accepted;
+        if let Some(drafter) = &mut placed.sequence.drafter {
+            drafter.judge(drafted, accepted);
+        }
     }
 
     /// Remembers the sequence's blocks that are full when so many of its tokens are in the cache.

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod blocks;
+pub mod draft;
 pub mod logprobs;
 pub mod pace;
 pub mod queue;

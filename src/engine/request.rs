@@ -35,6 +35,13 @@ pub struct SamplingParameters {
 /// Most entries of [`SamplingParameters::logit_bias`]: the step buffer holds this many for each row.
 pub const MAX_LOGIT_BIAS: usize = 1024;
 
+impl SamplingParameters {
+    /// Whether tokens are counted for penalties.
+    pub fn has_penalties(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+}
+
 impl Default for SamplingParameters {
     fn default() -> Self {
         SamplingParameters {
@@ -73,6 +80,11 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Whether keys and values that earlier requests have left may be used.
     pub reuse_prefix: bool,
+    /// Whether tokens may be drafted, to be verified several at once. That makes an answer come sooner and never changes it.
+    /// Nothing is drafted for a request with penalties or a constraint, since what they do depends on each token before.
+    pub speculate: bool,
+    /// Tokens that the answer may resemble, beside its prompt: drafts are also made of them.
+    pub prediction: Vec<u32>,
     /// Answers that the client's side has ended, by a stop string say: their generation stops within one token.
     pub ended: Arc<Ended>,
     /// Where the answer goes. Dropping the receiver cancels the request within one token.
@@ -93,6 +105,8 @@ impl Request {
             client: "".into(),
             deadline: None,
             reuse_prefix: true,
+            speculate: true,
+            prediction: Vec::new(),
             ended: Arc::new(Ended::none_of(1)),
             events,
         }

@@ -33,6 +33,8 @@ pub struct Options {
     pub budget_bytes: u64,
     /// Most rows of a prefill plan, a power of two.
     pub chunk_rows: u32,
+    /// Most tokens drafted for a sequence and verified in one step, below [`DRAFT_MAX`]; 0: none.
+    pub draft_max: u32,
     /// What the kernels' geometry depends on.
     pub policy: Policy,
 }
@@ -47,6 +49,7 @@ impl Options {
             kv_type: KvType::F16,
             budget_bytes: u64::MAX,
             chunk_rows: 64,
+            draft_max: 0,
             policy,
         }
     }
@@ -57,6 +60,9 @@ pub const CONTEXT_TOKENS_DEFAULT: u32 = 4096;
 
 /// Most sequences at once: the largest decode plan.
 pub const SEQUENCES_MAX: u32 = 32;
+
+/// Most tokens of a draft.
+pub const DRAFT_MAX: u32 = 31;
 
 /// Sequences of full length that the cache is sized for unless asked otherwise. Most are far shorter.
 pub const CACHE_CONTEXTS_DEFAULT: u32 = 4;
@@ -74,8 +80,9 @@ impl Planned {
         let (architecture, dims) = Dims::read(gguf)?;
         let context_tokens = context_tokens(gguf, &dims, options)?;
         let sequences = options.sequences.clamp(1, SEQUENCES_MAX);
-        let kv_type = options.kv_type;
-        let least = Sizes { sequences, context_tokens, chunk_rows: options.chunk_rows, cache_blocks: 0, kv_type };
+        let (kv_type, draft_max) = (options.kv_type, options.draft_max.min(DRAFT_MAX));
+        let least =
+            Sizes { sequences, context_tokens, chunk_rows: options.chunk_rows, cache_blocks: 0, kv_type, draft_max };
         let policy = options.policy;
         let weights = Weights::place(architecture, &dims, gguf, least.positions(), &policy)?;
         let shape = dims.attention(architecture, false, kv_type);
@@ -170,11 +177,11 @@ fn cache_blocks(sizes: &Sizes, options: &Options, blocks_left: u64) -> u32 {
 impl Model {
     /// The plans that a server uses.
     fn keys(&self) -> impl Iterator<Item = PlanKey> {
-        let (rows_max, outputs_max) = (self.sizes.prefill_rows(), self.sizes.decode_rows());
+        let (rows_max, outputs_max) = (self.sizes.prefill_rows(), self.sizes.sampled_rows());
         let prefill = schedule::chunk_sizes(rows_max).flat_map(move |rows| {
             schedule::output_sizes(rows, outputs_max).map(move |outputs| PlanKey { mode: Mode::Prefill, rows, outputs })
         });
-        schedule::decode_sizes(outputs_max).map(PlanKey::decode).chain(prefill)
+        schedule::decode_sizes(self.sizes.decode_rows()).map(PlanKey::decode).chain(prefill)
     }
 }
 
@@ -192,7 +199,8 @@ pub struct StepRows {
 impl StepRows {
     /// One token of each of several sequences, all of them outputs: the plan for it does less.
     fn is_decode(&self) -> bool {
-        self.outputs.len() == self.rows.len()
+        let differ = |two: &[Row]| two[0].sequence != two[1].sequence;
+        self.outputs.len() == self.rows.len() && self.rows.windows(2).all(differ)
     }
 }
 
@@ -254,7 +262,7 @@ impl Runner {
     /// Nothing that is in flight may use the slot; and likewise below.
     pub fn begin(&mut self, slot: u32, prompt: &[u32], answer: &[u32], sampling: &SamplingParameters, seed: u64) {
         debug_assert!(sampling.logit_bias.len() <= MAX_LOGIT_BIAS);
-        let counted = is_counted(sampling);
+        let counted = sampling.has_penalties();
         let slot_of = |tensor: &Tensor| tensor.bytes as usize / self.model.sizes.sequences as usize;
         let state = &self.model.state;
         let (biases, counts) = (state.biases.clone(), state.counts.clone());
@@ -283,7 +291,7 @@ impl Runner {
             seed_low: seed as u32,
             seed_high: (seed >> 32) as u32,
             bias_count: sampling.logit_bias.len() as u32,
-            counted: u32::from(is_counted(sampling)),
+            counted: u32::from(sampling.has_penalties()),
             masked: u32::from(masked),
         };
         let records = self.model.state.sampling.clone();
@@ -325,7 +333,7 @@ impl Runner {
             PlanKey::decode((step.rows.len() as u32).next_power_of_two())
         } else {
             let rows = step.plan_rows.max(schedule::CHUNK_ROWS_MIN);
-            let outputs_max = self.model.sizes.decode_rows();
+            let outputs_max = self.model.sizes.sampled_rows();
             let outputs = schedule::outputs_for(step.outputs.len() as u32, rows, outputs_max);
             PlanKey { mode: Mode::Prefill, rows, outputs }
         }
@@ -433,9 +441,4 @@ impl Runner {
     pub fn context_tokens(&self) -> u32 {
         self.model.sizes.context_tokens
     }
-}
-
-/// Whether tokens are counted for penalties.
-fn is_counted(sampling: &SamplingParameters) -> bool {
-    sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0
 }

@@ -48,7 +48,21 @@ fn answer(runner: &mut Runner) -> Result<(), ExecutorError> {
         }
         runner.wait()?;
     }
+    drafted(runner)?;
     side_by_side(runner)
+}
+
+/// Verifies a draft: several tokens of a sequence, all of them outputs.
+fn drafted(runner: &mut Runner) -> Result<(), ExecutorError> {
+    let count = runner.model().sizes.draft_rows().min(runner.context_tokens());
+    if count == 0 {
+        return Ok(());
+    }
+    let sampling = SamplingParameters::default();
+    runner.begin(0, &[], &[], &sampling, 1);
+    let rows = (0..count).map(|position| Row { token: 1, position, sequence: 0, live: 1 }).collect();
+    runner.submit(&StepRows { rows, outputs: (0..count).collect(), plan_rows: count.next_power_of_two() })?;
+    runner.wait()
 }
 
 /// Decodes two sequences in one step, one of them restricted to a few tokens.

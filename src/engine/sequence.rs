@@ -1,6 +1,7 @@
 //! One answer in the making, and the request that it belongs to.
 
 use super::blocks::Node;
+use super::draft::Drafter;
 use super::request::{Allowed, Constraint, Event, FinishReason, Request};
 use super::waiting::Rank;
 use std::cell::Cell;
@@ -58,6 +59,8 @@ pub struct Sequence {
     pub seed: u64,
     constraint: Option<Constraint>,
     pub restriction: Restriction,
+    /// Where drafts come from, if the sequence may have any.
+    pub drafter: Option<Drafter>,
 }
 
 impl Sequence {
@@ -83,7 +86,11 @@ impl Sequence {
             seed: request.sampling.seed.wrapping_add(choice.into()),
             constraint: request.constraint.as_ref().map(|constraints| (constraints.0)()),
             restriction: Restriction::None,
+            drafter: None,
         };
+        if request.speculate && !request.sampling.has_penalties() && request.constraint.is_none() {
+            sequence.drafter = Some(Drafter::new(&request.prediction));
+        }
         sequence.restrict(None, mask_words)?;
         Ok(sequence)
     }

@@ -41,6 +41,9 @@ pub struct Stats {
     /// Counter: tokens of prompts evaluated, tokens sampled.
     pub prompt_tokens: Figure,
     pub sampled_tokens: Figure,
+    /// Counter: tokens that were drafted to be verified together, and those that were what the model says.
+    pub drafted_tokens: Figure,
+    pub accepted_tokens: Figure,
     /// Counter: sequences that lost their blocks to others, to be evaluated again.
     pub preemptions: Figure,
     /// Counter: sequences, of all requests, in the steps so far: `batch_sum` / `steps` is the mean batch.

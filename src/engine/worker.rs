@@ -209,7 +209,7 @@ impl Worker<'_> {
 
     /// Takes the tokens that the oldest step has sampled.
     fn land(&mut self, batch: &mut Batch) -> Result<(), ExecutorError> {
-        let landed = batch.land();
+        let landed = batch.land(self.inbox.stats());
         // Before anything else is submitted: the next step's logits take the place of this one's.
         let mut logprobs = Vec::with_capacity(landed.len());
         for &(id, token, output) in &landed {

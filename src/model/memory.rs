@@ -28,6 +28,8 @@ pub struct Sizes {
     pub cache_blocks: u32,
     /// How it holds keys and values.
     pub kv_type: KvType,
+    /// Most tokens that are drafted for a sequence, to be verified in one step; 0: none.
+    pub draft_max: u32,
 }
 
 impl Sizes {
@@ -47,10 +49,21 @@ impl Sizes {
         self.chunk_rows.max(if self.sequences > 1 { 2 * self.decode_rows() } else { 1 })
     }
 
-    /// Most outputs of a plan: one for each sequence, and a few where the logits of every token are wanted. A row of logits
+    /// Most rows of a step that verifies drafts, all of them outputs: as many as one draft and the token before it; 0
+    /// where none are made.
+    pub fn draft_rows(&self) -> u32 {
+        if self.draft_max == 0 { 0 } else { (self.draft_max + 1).next_power_of_two().min(self.chunk_rows) }
+    }
+
+    /// Most outputs of a plan that samples: a power of two.
+    pub fn sampled_rows(&self) -> u32 {
+        self.decode_rows().max(self.draft_rows())
+    }
+
+    /// Most outputs of a plan: those that are sampled, and a few where the logits of every token are wanted. A row of logits
     /// is as long as the vocabulary.
     pub fn outputs(&self) -> u32 {
-        self.decode_rows().max(self.chunk_rows.min(LOGITS_ROWS))
+        self.sampled_rows().max(self.chunk_rows.min(LOGITS_ROWS))
     }
 
     /// Positions that kernels may be asked for.
@@ -256,7 +269,14 @@ mod tests {
             rope_factor: 1.0,
         };
         let shape = dims.attention(families::ALL[0], false, KvType::F16);
-        let sizes = Sizes { sequences: 1, context_tokens: 32, chunk_rows: 4, cache_blocks: 2, kv_type: KvType::F16 };
+        let sizes = Sizes {
+            sequences: 1,
+            context_tokens: 32,
+            chunk_rows: 4,
+            cache_blocks: 2,
+            kv_type: KvType::F16,
+            draft_max: 0,
+        };
         let place = |cache_blocks| State::place(&dims, &shape, &Sizes { cache_blocks, ..sizes });
         // 64 KiB a token: 2048 blocks of 32 tokens are 4 GiB.
         assert_eq!(place(2048).expect("it fits").keys[0].bytes, 1 << 32);

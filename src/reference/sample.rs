@@ -144,7 +144,12 @@ pub(super) fn run(args: &sample::Resolved, memory: &mut Memory) {
         if how.counted != 0 {
             memory.view_mut::<u32>(&args.counts)[sequence * vocabulary + token as usize] += 1;
         }
-        memory.view_mut::<Row>(&args.next)[sequence] = Row { token, position, live: 1, ..row };
+        let following =
+            memory.view::<u32>(&args.outputs).get(output + 1).filter(|_| output + 1 < args.groups[0] as usize);
+        let following = following.and_then(|&row| memory.view::<Row>(&args.rows).get(row as usize));
+        if following.is_none_or(|following| following.live == 0 || following.sequence != row.sequence) {
+            memory.view_mut::<Row>(&args.next)[sequence] = Row { token, position, live: 1, ..row };
+        }
         let step = memory.view::<u32>(&args.clock)[CLOCK_RUNNING as usize];
         memory.view_mut::<u32>(&args.ring)[(step * args.ring_stride) as usize + output] = token;
     }

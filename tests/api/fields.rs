@@ -43,6 +43,20 @@ async fn defaults_are_openais() {
 }
 
 #[tokio::test]
+async fn a_prediction_arrives_as_tokens() {
+    let parts = json!([{"type": "text", "text": "Hello"}, {"type": "text", "text": "you"}]);
+    for (content, expected) in [(json!("Hello you"), "Hello you"), (parts, "Hello\nyou")] {
+        let request = reaches(CHAT, chat(json!({"prediction": {"type": "content", "content": content}}))).await;
+        assert_eq!(request.prediction, text().encode(expected, false));
+    }
+    let none = reaches(CHAT, chat(json!({"prediction": null}))).await;
+    assert!(none.prediction.is_empty() && none.speculate);
+    // More than an answer can have is of no use.
+    let long = reaches(CHAT, chat(json!({"prediction": {"type": "content", "content": "a b ".repeat(20_000)}}))).await;
+    assert_eq!(long.prediction.len(), CONTEXT as usize);
+}
+
+#[tokio::test]
 async fn every_field_arrives() {
     let request = reaches(
         CHAT,

@@ -205,6 +205,8 @@ async fn the_engines_figures_are_shown() {
     stats.prefix_tokens.set(100);
     stats.prefix_hit_tokens.set(60);
     stats.preemptions.add(2);
+    stats.drafted_tokens.add(30);
+    stats.accepted_tokens.add(20);
     stats.device_bytes.set(1 << 30);
     for sequences in [1, 2, 3, 1000] {
         stats.count_step(sequences);
@@ -215,6 +217,8 @@ async fn the_engines_figures_are_shown() {
         ("hesper_prefix_cache_queries_total", 100.0),
         ("hesper_prefix_cache_hits_total", 60.0),
         ("hesper_preemptions_total", 2.0),
+        ("hesper_drafted_tokens_total", 30.0),
+        ("hesper_accepted_draft_tokens_total", 20.0),
         ("hesper_device_memory_bytes", 1073741824.0),
         ("hesper_batch_size_count", 4.0),
         ("hesper_batch_size_sum", 1006.0),

@@ -40,6 +40,7 @@ pub struct Setup {
     pub silence: Duration,
     /// Requests that may wait.
     pub capacity: usize,
+    pub draft_max: u32,
 }
 
 impl Setup {
@@ -52,6 +53,7 @@ impl Setup {
             chunk_rows: CHUNK_ROWS,
             silence: SILENCE,
             capacity: CAPACITY,
+            draft_max: 0,
         }
     }
 
@@ -64,6 +66,7 @@ impl Setup {
             sequences: self.sequences,
             cache_tokens: self.cache_tokens,
             chunk_rows: self.chunk_rows,
+            draft_max: self.draft_max,
             ..Options::alone(Policy::SOFTWARE)
         };
         let planned = Planned::new(&gguf, &options).unwrap_or_else(|error| panic!("{error}"));

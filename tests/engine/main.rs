@@ -9,6 +9,7 @@ mod faults;
 mod harness;
 mod sampling;
 mod self_test;
+mod speculation;
 #[path = "../models/synthetic.rs"]
 #[allow(dead_code)] // shared with the models' tests
 mod synthetic;

@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         })
         .collect();
     cases.extend(shapes.map(|(vocabulary, lanes)| decode(vocabulary, lanes)));
+    cases.push(drafted(2003, 32));
     cases.extend(
         [(0, 1, 0), (5, 4, 2), (6, 64, 32), (7, 40, 1)].map(|(step, rows, outputs)| begins(step, rows, outputs)),
     );
@@ -214,6 +215,24 @@ fn prefill(vocabulary: usize, lanes: u32, kind: Logits) -> Case {
             row
         })
         .collect();
+    step.dispatch(&mut case, lanes, &outputs, &logits, Rows::Apart(&rows));
+    case
+}
+
+/// Several outputs of a sequence, of which the last is what was sampled last, between those of others.
+fn drafted(vocabulary: usize, lanes: u32) -> Case {
+    let mut case = Case::new(format!("sample {vocabulary} tokens, {lanes} lanes, several of a sequence"));
+    let mut random = Random::new(vocabulary as u64 + 2);
+    let step = Step::new(vocabulary, &mut random);
+    // Of sequences without penalties, since nothing can be counted side by side.
+    let runs = [(4, 3), (0, 1), (5, 5), (2, 1), (1, 4)];
+    let run = |(sequence, count)| (0..count).map(move |i| Row { token: 1, position: 70 + i, sequence, live: 1 });
+    let mut rows: Vec<Row> = runs.into_iter().flat_map(run).collect();
+    // A dead row behind them is nobody's, whatever its sequence.
+    rows.push(Row { sequence: 1, ..Row::default() });
+    let mut outputs: Vec<u32> = (0..rows.len() as u32).collect();
+    outputs.resize(16, NO_ROW);
+    let logits: Vec<f32> = (0..outputs.len()).flat_map(|o| logits(Logits::Steps, vocabulary, o, &mut random)).collect();
     step.dispatch(&mut case, lanes, &outputs, &logits, Rows::Apart(&rows));
     case
 }

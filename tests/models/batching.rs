@@ -17,13 +17,13 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 const REQUESTS: u32 = 32;
 const CONTEXT: u32 = 256;
 
-struct Engine {
-    handle: Handle,
+pub struct Engine {
+    pub handle: Handle,
     thread: JoinHandle<Result<(), ExecutorError>>,
 }
 
 impl Engine {
-    fn start(fixture: &Fixture, options: Options) -> Option<Engine> {
+    pub fn start(fixture: &Fixture, options: Options) -> Option<Engine> {
         let gpu = device::gpu()?;
         let planned = Planned::new(&fixture.gguf, &options).unwrap_or_else(|error| panic!("{error}"));
         let runner = planned.load(&fixture.gguf, Box::new(gpu), &mut |_| {}).unwrap_or_else(|error| panic!("{error}"));
@@ -43,14 +43,14 @@ impl Engine {
         asked.into_iter().map(answer).collect()
     }
 
-    fn end(self) {
+    pub fn end(self) {
         drop(self.handle);
         let outcome = self.thread.join().expect("the engine does not panic");
         outcome.unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
-fn answer(mut events: UnboundedReceiver<Event>) -> (Vec<Token>, FinishReason) {
+pub fn answer(mut events: UnboundedReceiver<Event>) -> (Vec<Token>, FinishReason) {
     let mut tokens = Vec::new();
     loop {
         match events.blocking_recv() {

@@ -6,6 +6,7 @@ mod decoding;
 mod device;
 mod fixtures;
 mod logits;
+mod speculation;
 mod synthetic;
 
 use hesper::engine::runner::{KvType, Options, Planned, Runner};

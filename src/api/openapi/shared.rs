@@ -1,6 +1,6 @@
 //! What several endpoints share: the fields of a generation, its usage, the error object.
 
-use super::neutral;
+use super::{chat::Content, neutral};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use utoipa::{
@@ -89,9 +89,8 @@ pub struct GenerationFields {
     /// Strings by which to find what is stored.
     #[schema(schema_with = metadata)]
     pub metadata: Option<Map<String, Value>>,
-    /// Accepted; it cannot change the answer.
-    #[schema(value_type = Option<Object>, examples(json!({"type": "content", "content": "text"})))]
-    pub prediction: Option<Map<String, Value>>,
+    /// A text that the answer may resemble. It cannot change the answer, which comes sooner where they agree.
+    pub prediction: Option<Prediction>,
     #[schema(schema_with = neutral::zero)]
     pub mirostat: Option<Value>,
     #[schema(schema_with = neutral::zero)]
@@ -185,6 +184,21 @@ pub struct StopText(pub String);
 #[derive(ToSchema)]
 #[schema(max_items = 16, examples("END"))]
 pub struct StopTexts(pub Vec<String>);
+
+/// OpenAI's predicted outputs: tokens of this text are tried several at once.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Prediction {
+    #[schema(rename = "type")]
+    pub kind: PredictionKind,
+    pub content: Content,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub enum PredictionKind {
+    Content,
+}
 
 /// What a stream holds besides the answer. Only with `stream`.
 #[derive(ToSchema)]

@@ -125,6 +125,7 @@ impl Library {
             sequences: source.parallel.unwrap_or(shared.sequences),
             cache_tokens: source.cache_tokens.or(shared.cache_tokens),
             kv_type: source.kv_type.unwrap_or(shared.kv_type),
+            draft_max: shared.draft_max,
         };
         let planned = match aloud {
             true => load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut Said)?,
