@@ -14,9 +14,9 @@ use hesper::plan::{Dispatch, Plan, Region};
 use synthetic::{Formats, Shape, Synthetic, TINY};
 
 /// Most dispatches, and most barriers, of a layer of decoding.
-const LAYER_MAX: usize = 8;
+const LAYER_MAX: usize = 5;
 /// The same where every matrix of a layer has another format, which no tool writes.
-const MIXED_LAYER_MAX: usize = 9;
+const MIXED_LAYER_MAX: usize = 7;
 
 fn parse(model: &Synthetic) -> Gguf {
     Gguf::parse(&model.name, model.gguf()).unwrap_or_else(|error| panic!("{error}"))
