@@ -255,7 +255,11 @@ mod tests {
             write(&path, content).expect("it can be written");
             assert_eq!(read(&path).expect("there").as_deref(), Some(content));
         }
-        assert_eq!(fs::read_dir(path.parent().expect("a folder")).expect("readable").count(), 1, "nothing is left over");
+        assert_eq!(
+            fs::read_dir(path.parent().expect("a folder")).expect("readable").count(),
+            1,
+            "nothing is left over"
+        );
         write(&folder.path().join("deep/down.bin/below"), b"x").expect_err("a file is no folder");
     }
 }

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::sync::Arc;
+use std::sync::Once;
 use std::time::Instant;
 
 /// What is made for a kernel besides the driver's compilation.
