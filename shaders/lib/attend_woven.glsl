@@ -9,12 +9,12 @@
 
 #extension GL_KHR_shader_subgroup_ballot : require
 
-// What a lane loads: a half, or a word of four bytes. Of keys: [4 rows][tile within KEY_TOKENS][token]; of values [dimension].
+// What a lane loads: the bits of a half, or a word of four bytes. Of keys: [4 rows][tile within KEY_TOKENS][token]; of values [dimension].
 #if defined(KV_Q8_0)
 #define Element uint
 const uint VALUE_DIMS = 4; // of a lane's element
 #else
-#define Element float16_t
+#define Element uint16_t // of a half: old LLVMs take minutes to compile choices among float16_t
 const uint VALUE_DIMS = 1;
 #endif
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer KeysBy4Out { Element v[][4][4]; };
@@ -27,7 +27,7 @@ layout(buffer_reference, scalar, buffer_reference_align = 8) buffer FourScalesOu
 const uint VALUES = HEAD_DIM / VALUE_DIMS;        // elements of a token's values
 const uint SWEEPS = (VALUES + LANES - 1) / LANES; // elements of a lane
 const uint SIDE_BY_SIDE = QUERIES * VALUE_DIMS < 16 ? 16 / (QUERIES * VALUE_DIMS) : 1; // sweeps whose sums fit registers
-const uint UNROLL = QUERIES <= 4 ? HEAD_DIM : (HEAD_DIM % 32 == 0 ? 32 : 8); // dimensions between two tests of a loop
+const uint UNROLL = QUERIES <= 2 ? HEAD_DIM : (HEAD_DIM % 32 == 0 ? 32 : 8); // dimensions between two tests of a loop
 const float LOG2_E = 1.44269504;
 
 // Addresses, taken from the push constants before any loop: what a loop computes and others use becomes a variable, under a
@@ -136,7 +136,7 @@ vec4 key4(uint first, uint tile, uint four) {
 #else
     vec4 key;
     [[unroll]] for (uint i = 0; i < 4; i++) {
-        key[i] = float(key_element_along(first + 4 * four + i, tile));
+        key[i] = unpackHalf2x16(uint(key_element_along(first + 4 * four + i, tile))).x;
     }
     return key;
 #endif
@@ -224,7 +224,7 @@ void add_values(uint block, uint start, uint last, float weight[QUERIES]) {
                 const vec4 value = dims_of(value_along(at, s));
                 const float scale = value_scale_along(value_scale(block, kv_head, 0, token), s);
 #else
-                const vec4 value = vec4(value_along(at, s), 0.0, 0.0, 0.0);
+                const vec4 value = vec4(unpackHalf2x16(uint(value_along(at, s))).x, 0.0, 0.0, 0.0);
                 const float scale = 1.0;
 #endif
                 [[unroll]] for (uint q = 0; q < QUERIES; q++) {
