@@ -57,7 +57,7 @@ pub struct Flags {
     n_depth: Vec<u32>,
     /// Tokens to generate behind a prompt that says so many random tokens twice, without and with drafts; several with commas
     /// between; 0 for no such test.
-    #[arg(long, env = "HESPER_N_COPY", default_value = "0", value_name = "N", value_delimiter = ',')]
+    #[arg(long, env = "HESPER_COPY", default_value = "0", value_name = "N", value_delimiter = ',')]
     copy: Vec<u32>,
     /// How often each test is measured.
     #[arg(short = 'r', long, env = "HESPER_REPETITIONS", default_value = "5", value_name = "N",

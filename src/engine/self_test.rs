@@ -15,6 +15,8 @@ const PROMPT_TOKENS: u32 = 11;
 const CHUNK_ROWS: u32 = 8;
 const CONTEXT_TOKENS: u32 = 64;
 const ANSWER_TOKENS: u32 = 3;
+/// As many as the kernels of the largest decode plans are made for: see [`crate::kernels::policy`].
+const SEQUENCES: u32 = 4;
 
 /// Loads an excerpt of the model on `executor` and has it answer. `options` are those of the whole model.
 ///
@@ -23,7 +25,7 @@ const ANSWER_TOKENS: u32 = 3;
 pub fn self_test(gguf: &Gguf, options: &Options, executor: Box<dyn Executor + Send>) -> Result<(), ModelError> {
     let small = excerpt(gguf)?;
     let context = options.context_tokens.unwrap_or(CONTEXT_TOKENS).min(CONTEXT_TOKENS);
-    let sequences = options.sequences.min(2);
+    let sequences = options.sequences.min(SEQUENCES);
     let options =
         Options { context_tokens: Some(context), chunk_rows: CHUNK_ROWS, sequences, cache_tokens: None, ..*options };
     let planned = Planned::new(&small, &options)?;
@@ -49,7 +51,7 @@ fn answer(runner: &mut Runner) -> Result<(), ExecutorError> {
         runner.wait()?;
     }
     drafted(runner)?;
-    side_by_side(runner)
+    (1..=SEQUENCES.ilog2()).try_for_each(|power| side_by_side(runner, 1 << power))
 }
 
 /// Verifies a draft: several tokens of a sequence, all of them outputs.
@@ -65,21 +67,21 @@ fn drafted(runner: &mut Runner) -> Result<(), ExecutorError> {
     runner.wait()
 }
 
-/// Decodes two sequences in one step, one of them restricted to a few tokens.
-fn side_by_side(runner: &mut Runner) -> Result<(), ExecutorError> {
-    if runner.model().sizes.sequences < 2 {
+/// Decodes so many sequences in one step, one of them restricted to a few tokens.
+fn side_by_side(runner: &mut Runner, count: u32) -> Result<(), ExecutorError> {
+    if runner.model().sizes.sequences < count {
         return Ok(());
     }
     let mut mask = vec![0; runner.mask_words()];
     mask[0] = 0b1010;
     let sampling = SamplingParameters::default();
     let a_sequence = runner.model().sizes.blocks_a_sequence();
-    for slot in 0..2 {
+    for slot in 0..count {
         runner.begin(slot, &[], &[], &sampling, 1);
         runner.put_blocks(slot, 0, &(slot * a_sequence..(slot + 1) * a_sequence).collect::<Vec<u32>>());
     }
     runner.restrict(1, &sampling, 1, Some(&mask));
-    let rows = (0..2).map(|sequence| Row { token: 1, position: 0, sequence, live: 1 }).collect();
-    runner.submit(&StepRows { rows, outputs: vec![0, 1], plan_rows: 2 })?;
+    let rows = (0..count).map(|sequence| Row { token: 1, position: 0, sequence, live: 1 }).collect();
+    runner.submit(&StepRows { rows, outputs: (0..count).collect(), plan_rows: count })?;
     runner.wait()
 }

@@ -50,7 +50,7 @@ impl Policy {
     /// tokens every workgroup would do so again for each of them: prefill of the demo model runs at 9400 t/s so, at
     /// 11200 t/s with norms (same device and date).
     pub fn sums_in_product(&self, tokens: u32) -> bool {
-        self.sums_ahead() && tokens <= 4
+        self.sums_ahead() && tokens <= 2
     }
 
     /// Whether mat_mul normalizes its input itself, for this many tokens.

@@ -269,7 +269,10 @@ fn prefill_and_decode_give_the_same_bits() {
     let Some(mut gpu) = device::gpu() else { return };
     let policy = device::policy(&gpu);
     let served = shapes().into_iter().map(|shape| (shape, Geometry::new(&policy, &shape)));
-    let pairs = pairs().into_iter().chain(served);
+    // A woven workgroup is served as one whole subgroup only. With half of one, LLVM 15 rounds a quantized cache's scores of
+    // several rows and of one row differently.
+    let whole = |geometry: &Geometry| !geometry.woven || geometry.local_size == policy.subgroup_size;
+    let pairs = pairs().into_iter().filter(|(_, geometry)| whole(geometry)).chain(served);
     let ways: Vec<_> = pairs.map(|(shape, geometry)| (shape, both_ways(&shape, &geometry))).collect();
     let region_bytes = ways.iter().map(|(_, (case, ..))| case.region_bytes()).max().unwrap_or(0);
     gpu.allocate(Region::Step, region_bytes).expect("device memory");
