@@ -35,15 +35,7 @@ void main() {
     float sum = 0.0;
     for (uint k4 = gl_LocalInvocationID.x; k4 < cols / 4; k4 += gl_WorkGroupSize.x) {
         Block b = load_block(weight, Planes(high, scales, supers), blocks, tile, k4 / 8, lane);
-#if defined(WOVEN)
         load_word(weight, b, k4 % 8);
-        // Constant indices again.
-        vec4 q = quants(b, 0);
-        [[unroll]] for (uint c = 1; c < 8; ++c) {
-            q = mix(q, quants(b, c), bvec4(k4 % 8 == c));
-        }
-        const float factor = 1.0;
-#else
         // A constant index for each case, so that no block is indexed at run time.
         vec4 q = quants(b, 0);
         float factor = group_scale(b, 0);
@@ -53,7 +45,6 @@ void main() {
                 factor = group_scale(b, c);
             }
         }
-#endif
         const vec4 value = known ? q * factor + group_minimum(b) : vec4(0.0);
         y.v[row * (cols / 4) + k4] = value;
         if (AHEAD) {

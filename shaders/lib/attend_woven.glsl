@@ -115,19 +115,17 @@ float key_scale_along(uint first) {
     [[unroll]] for (uint i = 1; i < LANES; i++) {
         own = mix(own, scales[i], is_lane[i]);
     }
-    // `precise`, here and below: a driver may multiply in another order, and not in the same for every number of rows.
-    precise const float scale = float(own) * UNIT;
-    return scale;
+    return float(own) * UNIT;
 }
 
 // Likewise of the lane's values, in a sweep. A group is 8 elements.
 float value_scale_along(uint first, uint sweep) {
     const uint group = sweep * LANES / 8;
-    precise const float scale = float(HalfOut(value_memory).v[first + min(group, GROUPS - 1)]) * UNIT;
+    const float scale = float(HalfOut(value_memory).v[first + min(group, GROUPS - 1)]) * UNIT;
     if (LANES <= 8) {
         return scale;
     }
-    precise const float next = float(HalfOut(value_memory).v[first + min(group + 1, GROUPS - 1)]) * UNIT;
+    const float next = float(HalfOut(value_memory).v[first + min(group + 1, GROUPS - 1)]) * UNIT;
     return mix(scale, next, lane >= 8);
 }
 #endif
@@ -166,8 +164,7 @@ void score_tile(uint block, uint start, out float score[QUERIES]) {
                 const vec4 key = key4(first, tile, from);
                 [[unroll]] for (uint q = 0; q < QUERIES; q++) {
                     const vec4 query = query4(q, from);
-                    precise const float first_product = query.x * key[0];
-                    part[q] = four == 0 ? first_product : fma(query.x, key[0], part[q]);
+                    part[q] = four == 0 ? query.x * key[0] : fma(query.x, key[0], part[q]);
                     [[unroll]] for (uint i = 1; i < 4; i++) {
                         part[q] = fma(query[i], key[i], part[q]);
                     }
@@ -232,7 +229,7 @@ void add_values(uint block, uint start, uint last, float weight[QUERIES]) {
                 const float scale = 1.0;
 #endif
                 [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-                    precise const float p = subgroupBroadcast(weight[q], i) * scale;
+                    const float p = subgroupBroadcast(weight[q], i) * scale;
                     [[unroll]] for (uint d = 0; d < VALUE_DIMS; d++) {
                         const uint of = (q * SWEEPS + s) * VALUE_DIMS + d;
                         sum[of] = fma(p, value[d], sum[of]);

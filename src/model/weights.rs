@@ -167,10 +167,12 @@ impl Placer<'_> {
         let rows: u32 = parts.iter().map(|(_, rows)| rows).sum();
         let mut placed: Option<(Tensor, Layout)> = None;
         let mut first_row = 0;
-        let arrangement = self.policy.arrangement();
-        let starts = parts.iter().scan(0, |first_row, (_, rows)| Some(std::mem::replace(first_row, *first_row + rows)));
-        let arrangement =
-            if starts.into_iter().all(|row| arrangement.divides(row)) { arrangement } else { Arrangement::Lanes };
+        // Where a part would begin amid a tile, woven tiles do not suit.
+        let above = parts.split_last().map_or(&[][..], |(_, above)| above);
+        let arrangement = match self.policy.arrangement() {
+            woven if above.iter().all(|(_, rows)| woven.divides(*rows)) => woven,
+            _ => Arrangement::Lanes,
+        };
         for (name, part_rows) in parts {
             let info = self.tensor(name, *part_rows, cols)?;
             let (weight, layout) = match &placed {
