@@ -8,7 +8,8 @@
 // token's result does not depend on its neighbours.
 // With AHEAD the rows of y are also prepared for the norm that comes next: normed[t][row] = y × gain[row], and
 // squares[t][tile] = the tile's sum of y², which NORM 3 adds up; a tile's lanes are then one subgroup.
-// Grid: x = tiles / ROWS, y = tokens / TOKENS, both rounded up.
+// Grid: x = tokens / TOKENS, y = tiles / ROWS, both rounded up: neighbours share the weights, which are then read from
+// memory once, and x, which is smaller, from a cache.
 #extension GL_GOOGLE_include_directive : require
 #include "lib/prelude.glsl"
 #include "lib/quant.glsl"
@@ -24,7 +25,7 @@ layout(constant_id = 3) const uint NORM = 0;
 // silu(gate) × up.
 layout(constant_id = 4) const uint EPILOGUE = 0;
 layout(constant_id = 5) const bool BIAS = false;
-// cols is no multiple of 32: the last block is ragged.
+// cols or x_stride is no multiple of 32: the last block is ragged.
 layout(constant_id = 6) const bool RAGGED = false;
 layout(constant_id = 8) const bool AHEAD = false;
 
@@ -56,6 +57,7 @@ const uint PARTS = 1;
 #else
 const uint PARTS = gl_WorkGroupSize.x / TILE_ROWS;
 #endif
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer BlocksIn { vec4 v[][BLOCK_COLS / 4]; };
 shared float partial_sums[gl_WorkGroupSize.x > TILE_ROWS ? gl_WorkGroupSize.x * ROWS * TOKENS : 1];
 
 // A lane's state. At file scope, since arrays sized by specialization constants cannot be passed to functions.
@@ -67,10 +69,18 @@ float silu(float v) {
     return v / (1.0 + exp(-v));
 }
 
-vec4 load_x(uint first, uint k4) {
-    vec4 v = x.v[first + k4];
-    if (RAGGED && k4 * 4 >= cols) {
-        v = vec4(0.0);
+// Elements 4c..4c+3 of a block of columns of the row of x at `first`.
+vec4 load_x(uint first, uint block, uint c) {
+    const uint k4 = block * (BLOCK_COLS / 4) + c;
+    vec4 v;
+    if (RAGGED) {
+        v = x.v[first + k4];
+        if (k4 * 4 >= cols) {
+            v = vec4(0.0);
+        }
+    } else {
+        // One address for all of the block, and constants.
+        v = BlocksIn(x).v[first / (BLOCK_COLS / 4) + block][c];
     }
     if (NORM == 1) {
         v *= RAGGED && k4 * 4 >= cols ? vec4(0.0) : gain.v[k4];
@@ -95,7 +105,7 @@ void accumulate(uint block) {
         }
         vec4 v[TOKENS];
         [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
-            v[t] = load_x(x_first[t], block * (BLOCK_COLS / 4) + c);
+            v[t] = load_x(x_first[t], block, c);
 #if defined(HAS_MINIMUM) && !defined(FINISHED)
             x_sum[t] += (v[t].x + v[t].y) + (v[t].z + v[t].w);
 #endif
@@ -191,8 +201,8 @@ void main() {
     const uint lane = gl_LocalInvocationID.x % TILE_ROWS;
 #endif
     const uint part = PARTS > 1 ? gl_LocalInvocationID.x / TILE_ROWS : 0;
-    const uint first_tile = gl_WorkGroupID.x * ROWS;
-    const uint first_token = gl_WorkGroupID.y * TOKENS;
+    const uint first_tile = gl_WorkGroupID.y * ROWS;
+    const uint first_token = gl_WorkGroupID.x * TOKENS;
     const uint blocks = (cols + BLOCK_COLS - 1) / BLOCK_COLS;
     const Planes planes = Planes(high, scales, supers);
 

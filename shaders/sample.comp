@@ -22,21 +22,26 @@
 //   min-p          p at least min_p × the greatest (Nguyen et al., "Turning Up the Heat: Min-p Sampling", 2024)
 // Tokens of equal p are ordered by id, so what a filter keeps is always a prefix of one order, greatest p first, and is
 // known by its mass. The token chosen is the one at which the running mass in that order exceeds a random number below
-// that mass. NaN counts as -inf; -inf is never sampled; where nothing else is left, token 0 is chosen.
+// that mass. Where nothing filters and logits are taken as they are, any order does, and another one is quicker
+// (lib/unfiltered.glsl). NaN counts as -inf; -inf is never sampled; where nothing else is left, token 0 is chosen.
 //
 // Randomness is Philox with the request's seed as the key and the position of the sampled token as the counter: no
 // state, so what a request draws does not depend on what else runs. Invocation l owns the tokens l, l + lanes, …: all of
 // scratch is private to an invocation, only shared memory is exchanged.
 #extension GL_GOOGLE_include_directive : require
 
-// Before all functions: until it is declared, glslc takes gl_WorkGroupSize for a constant 1.
+// Before all functions: until it is declared, glslc takes gl_WorkGroupSize for a constant 1. A multiple of 4.
 layout(local_size_x_id = 0) in;
+// 8 or 16: the workgroup is one subgroup of so many lanes that loads logits by vectors; vocabulary and logits_stride are
+// multiples of four of those.
+layout(constant_id = 1) const uint TILE_ROWS = 1;
 
 #include "lib/prelude.glsl"
 #include "lib/step.glsl"
 #include "lib/philox.glsl"
 #include "lib/wide.glsl"
 #include "lib/select.glsl"
+#include "lib/row_word.glsl"
 
 layout(push_constant, scalar) uniform Push {
     FloatIn logits;
@@ -70,7 +75,12 @@ const uint DRAW = 2;
 const float UNITS = 2147483648.0;
 const float LOG2_E = 1.4426950408889634;
 
+// What top-k surely drops is known from the greatest logits of so many parts of the vocabulary.
+const uint COLUMNS = BINS;
+
 shared uint greatest_key;
+shared uint column_key[COLUMNS];
+shared uint cut_key;
 shared uint chosen;
 shared uint list_count;
 shared uint list_low;
@@ -135,13 +145,17 @@ void adjust(uint logits_at, uint scratch_at, uint sequence, Sampling how) {
     }
 }
 
-// This invocation's next four logits from the token `first` on, loaded together since one workgroup alone cannot hide a
-// load's latency; BEYOND past the vocabulary's end.
+// This invocation's four logits of the 4 × lanes from the token `first` on, loaded together since one workgroup alone
+// cannot hide a load's latency; BEYOND past the vocabulary's end.
 vec4 next_logits(bool adjusted, uint logits_at, uint scratch_at, uint first) {
+    const uint lane = gl_LocalInvocationID.x;
     vec4 x;
     [[unroll]] for (uint c = 0; c < 4; c++) {
-        const uint i = first + c * gl_WorkGroupSize.x;
-        if (i >= vocabulary) {
+        const uint i = first + c * gl_WorkGroupSize.x + lane;
+        if (TILE_ROWS > 1 && !adjusted) {
+            const uint word = row_word(UintIn(logits), (logits_at + first) / TILE_ROWS + c, gl_SubgroupInvocationID);
+            x[c] = confined(uintBitsToFloat(word));
+        } else if (i >= vocabulary) {
             x[c] = BEYOND;
         } else if (adjusted) {
             x[c] = confined(uintBitsToFloat(scratch.v[scratch_at + i]));
@@ -152,29 +166,67 @@ vec4 next_logits(bool adjusted, uint logits_at, uint scratch_at, uint first) {
     return x;
 }
 
-// The greatest logit; leaves the lowest token that has it in `chosen`.
+// The greatest logit; leaves the lowest token that has it in `chosen`, and what columns have in `column_key`.
 float find_greatest(bool adjusted, uint logits_at, uint scratch_at) {
-    if (gl_LocalInvocationID.x == 0) {
+    const uint lane = gl_LocalInvocationID.x;
+    for (uint i = lane; i < COLUMNS; i += gl_WorkGroupSize.x) {
+        column_key[i] = 0;
+    }
+    if (lane == 0) {
         greatest_key = 0;
         chosen = vocabulary;
     }
-    float greatest = BEYOND;
-    uint token = vocabulary;
-    for (uint first = gl_LocalInvocationID.x; first < vocabulary; first += 4 * gl_WorkGroupSize.x) {
+    vec4 greatest = vec4(BEYOND);
+    uvec4 token = uvec4(vocabulary);
+    for (uint first = 0; first < vocabulary; first += 4 * gl_WorkGroupSize.x) {
         const vec4 x = next_logits(adjusted, logits_at, scratch_at, first);
         [[unroll]] for (uint c = 0; c < 4; c++) {
-            token = x[c] > greatest ? first + c * gl_WorkGroupSize.x : token;
-            greatest = max(x[c], greatest);
+            token[c] = x[c] > greatest[c] ? first + c * gl_WorkGroupSize.x + lane : token[c];
+            greatest[c] = max(x[c], greatest[c]);
         }
     }
     barrier();
-    atomicMax(greatest_key, ordered(greatest));
+    [[unroll]] for (uint c = 0; c < 4; c++) {
+        atomicMax(greatest_key, ordered(greatest[c]));
+        atomicMax(column_key[(c * gl_WorkGroupSize.x + lane) % COLUMNS], ordered(greatest[c]));
+    }
     barrier();
-    if (greatest_key == ordered(greatest)) {
-        atomicMin(chosen, token);
+    [[unroll]] for (uint c = 0; c < 4; c++) {
+        if (greatest_key == ordered(greatest[c])) {
+            atomicMin(chosen, token[c]);
+        }
     }
     barrier();
     return unordered(greatest_key);
+}
+
+// Leaves a key in `cut_key` that at least `count` tokens reach: the one that so many columns' greatest reach, or 0.
+void find_cut(uint count) {
+    if (gl_LocalInvocationID.x == 0) {
+        cut_key = 0;
+    }
+    barrier();
+    for (uint i = gl_LocalInvocationID.x; i < COLUMNS && count > 0 && count <= COLUMNS; i += gl_WorkGroupSize.x) {
+        uint reach = 0;
+        for (uint other = 0; other < COLUMNS; other++) {
+            reach += column_key[other] >= column_key[i] ? 1 : 0;
+        }
+        if (reach >= count) {
+            atomicMax(cut_key, column_key[i]);
+        }
+    }
+    barrier();
+}
+
+float temperature_scale(Sampling how) {
+    return min(LOG2_E / how.temperature, 1e30);
+}
+
+// p in units, 0 for what is never sampled. `scale` is that of the temperature.
+float units_of(float x, float greatest, float scale) {
+    precise const float exponent = (x - greatest) * scale;
+    const float units = roundEven(exp2(exponent) * UNITS);
+    return exponent <= -33.0 || x <= LOWEST ? 0.0 : (x == greatest ? UNITS : units);
 }
 
 void clear_sums() {
@@ -193,23 +245,24 @@ void clear_sums() {
 // list. Returns the number of entries. The list overwrites adjusted logits, but no slot lies behind the token it is from.
 uint list_probabilities(bool adjusted, uint logits_at, uint scratch_at, float greatest, Sampling how) {
     clear_sums();
+    find_cut(how.top_k);
     const float min_p = how.min_p > 0.0 ? min(how.min_p, 1.0) * UNITS : 0.0;
     // What min-p drops still counts for top-p.
     const float keep_from = how.top_p < 1.0 ? 1.0 : max(min_p, 1.0);
-    const float scale = min(LOG2_E / how.temperature, 1e30);
+    const float scale = temperature_scale(how);
     uint held = 0;
     uvec2 mass = uvec2(0);
     uvec2 min_p_mass = uvec2(0);
-    for (uint first = gl_LocalInvocationID.x; first < vocabulary; first += 4 * gl_WorkGroupSize.x) {
+    for (uint first = 0; first < vocabulary; first += 4 * gl_WorkGroupSize.x) {
         const vec4 x = next_logits(adjusted, logits_at, scratch_at, first);
-        const vec4 exponent = (x - greatest) * scale;
         for (uint c = 0; c < 4; c++) {
-            if (exponent[c] <= -33.0 || x[c] <= LOWEST) continue;
-            const float probability = x[c] == greatest ? UNITS : roundEven(exp2(exponent[c]) * UNITS);
+            if (ordered(x[c]) < cut_key) continue;
+            const float probability = units_of(x[c], greatest, scale);
             if (probability < keep_from) continue;
             const uint slot = held * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
             scratch.v[scratch_at + slot] = floatBitsToUint(probability);
-            scratch.v[scratch_at + vocabulary + slot] = first + c * gl_WorkGroupSize.x;
+            scratch.v[scratch_at + vocabulary + slot] =
+                first + c * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
             held++;
             const uint units = uint(probability);
             mass = wide_add(mass, uvec2(units, 0));
@@ -226,6 +279,12 @@ uint list_probabilities(bool adjusted, uint logits_at, uint scratch_at, float gr
     return held;
 }
 
+// The running mass that the token sampled at a position reaches: random, from 1 to `mass`.
+uvec2 drawn_mass(uvec2 mass, Sampling how, uint position) {
+    const uvec4 random = philox4x32_10(uvec4(position, 0, 0, 0), uvec2(how.seed_low, how.seed_high));
+    return wide_add(wide_product_high(random.xy, mass), uvec2(1, 0));
+}
+
 // What the search of a phase looks for in a list of which `kept` is left; count and mass 0 where it keeps everything.
 Share target_of(uint phase, uvec2 kept, Sampling how, uint position) {
     if (phase == TOP_K) {
@@ -237,9 +296,7 @@ Share target_of(uint phase, uvec2 kept, Sampling how, uint position) {
         const uvec2 target = wide_scale(kept, min(fraction, 16777216u));
         return Share(0, wide_less(target, uvec2(1, 0)) ? uvec2(1, 0) : target);
     }
-    const uvec4 random = philox4x32_10(uvec4(position, 0, 0, 0), uvec2(how.seed_low, how.seed_high));
-    const uvec2 below = wide_product_high(random.xy, wide_min(kept, uvec2(min_p_low, min_p_high)));
-    return Share(0, wide_add(below, uvec2(1, 0)));
+    return Share(0, drawn_mass(wide_min(kept, uvec2(min_p_low, min_p_high)), how, position));
 }
 
 // Filters the list and draws from what is left. Leaves the token in `chosen`.
@@ -270,6 +327,12 @@ void draw(uint scratch_at, uint held, Sampling how, uint position) {
         }
     }
     barrier();
+}
+
+#include "lib/unfiltered.glsl"
+
+bool filters(Sampling how) {
+    return (how.top_k > 0 && how.top_k < vocabulary) || how.top_p < 1.0 || how.min_p > 0.0;
 }
 
 // Whether the next output is of the same sequence.
@@ -304,8 +367,12 @@ void main() {
     }
     const float greatest = find_greatest(adjusted, logits_at, scratch_at);
     if (how.temperature > 0.0 && greatest > LOWEST) {
-        const uint held = list_probabilities(adjusted, logits_at, scratch_at, greatest, how);
-        draw(scratch_at, held, how, row.position + 1);
+        if (adjusted || filters(how)) {
+            const uint held = list_probabilities(adjusted, logits_at, scratch_at, greatest, how);
+            draw(scratch_at, held, how, row.position + 1);
+        } else {
+            draw_unfiltered(logits_at, greatest, how, row.position + 1);
+        }
     }
     if (gl_LocalInvocationID.x == 0) {
         const bool goes_on = is_followed(output_row, row.sequence);

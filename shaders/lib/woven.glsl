@@ -1,6 +1,4 @@
-// Repacked weights for a CPU driver. It gathers, lane by lane, whatever lanes load from addresses of their own, side by side
-// or not. So lanes together load all that lies side by side, from one address, and each picks its own word (`row_word`):
-// LLVM makes one vector load of that. A tile has as many rows as a subgroup has lanes, 8 or 16, and STRIP tiles lie side
+// Repacked weights for a CPU driver, loaded by vectors (lib/row_word.glsl). A tile has as many rows as a subgroup has lanes, 8 or 16, and STRIP tiles lie side
 // by side, so that a workgroup that owns them reads each plane from one end to the other:
 //
 //   quants  [strip][block][tile][QUANT_WORDS][row] uint   the low bits of 32 elements of a row, element 0 lowest
@@ -12,25 +10,7 @@ const uint STRIP = QUANT_WORDS < 8 ? 4 : 2;
 // Vectors of four elements that share a word.
 const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
 
-layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer EightsIn { uint v[][8]; };
-layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer SixteensIn { uint v[][16]; };
-
-// The lane's of the TILE_ROWS words from TILE_ROWS × `at` on.
-uint row_word(UintIn memory, uint at, uint lane) {
-    uint words[16];
-    [[unroll]] for (uint i = 0; i < TILE_ROWS; ++i) {
-        if (TILE_ROWS == 8) {
-            words[i] = EightsIn(memory).v[at][i];
-        } else {
-            words[i] = SixteensIn(memory).v[at][i];
-        }
-    }
-    uint own = words[0];
-    [[unroll]] for (uint i = 1; i < TILE_ROWS; ++i) {
-        own = mix(own, words[i], lane == i);
-    }
-    return own;
-}
+#include "row_word.glsl"
 
 // 32 elements of one row: where they are, and the words of those that are needed next.
 struct Block {

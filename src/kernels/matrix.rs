@@ -95,7 +95,7 @@ impl MatMul<'_> {
             Epilogue::GateUp => (3, self.x),
         };
         let shape = policy.mat_mul(layout, self.tokens, epilogue == 3);
-        let groups = [layout.tiles.div_ceil(shape.rows), self.tokens.div_ceil(shape.tokens), 1];
+        let groups = [self.tokens.div_ceil(shape.tokens), layout.tiles.div_ceil(shape.rows), 1];
         let products = u64::from(self.weight.rows) * if epilogue == 3 { 2 } else { 1 };
         let flops = 2 * u64::from(self.tokens) * u64::from(layout.cols) * products;
         let others = [self.bias.map(|_| self.weight.rows), (norm == 1).then_some(layout.cols)];
@@ -109,7 +109,7 @@ impl MatMul<'_> {
             norm,
             epilogue,
             bias: self.bias.is_some(),
-            ragged: !layout.cols.is_multiple_of(BLOCK_COLS),
+            ragged: ![layout.cols, self.x_stride].iter().all(|extent| extent.is_multiple_of(BLOCK_COLS)),
             tile_rows: layout.arrangement.tile_rows(),
             ahead: sums_ahead,
         };

@@ -97,7 +97,8 @@ impl Sample<'_> {
             ring_stride: self.ring_stride,
         };
         let traffic = u64::from(self.output_count) * u64::from(self.vocabulary) * 4;
-        let spec = sample::Spec { local_size: policy.sample_lanes() };
+        let (local_size, tile_rows) = policy.sample_lanes(self.vocabulary, self.logits_stride);
+        let spec = sample::Spec { local_size, tile_rows };
         sample::dispatch(&sample::SAMPLE, spec, args, [self.output_count, 1, 1]).traffic(traffic)
     }
 }

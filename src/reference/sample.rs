@@ -10,6 +10,9 @@ const LOWEST: f32 = -8.507_059e37;
 /// The units of the most probable token.
 const UNITS: f32 = 2_147_483_648.0;
 
+/// Where nothing filters or adjusts, tokens are drawn in the order of their ids modulo this.
+const RESIDUES: u32 = 16;
+
 /// Philox4x32-10: four random words from a counter and a key. Salmon, Moraes, Dror & Shaw, "Parallel Random Numbers: As
 /// Easy as 1, 2, 3", SC'11.
 pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -61,6 +64,10 @@ pub fn masked(logits: &mut [f32], mask: &[u32]) {
 /// The lowest id among the greatest.
 pub fn greatest(logits: &[f32]) -> usize {
     (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0)
+}
+
+fn filters(how: &Sampling, vocabulary: usize) -> bool {
+    (how.top_k > 0 && (how.top_k as usize) < vocabulary) || how.top_p < 1.0 || how.min_p > 0.0
 }
 
 /// What the filters leave: tokens with the units of probability they keep, most probable first, equals by id. Empty
@@ -135,7 +142,10 @@ pub(super) fn run(args: &sample::Resolved, memory: &mut Memory) {
             let words = vocabulary.div_ceil(32);
             masked(&mut logits, &memory.view::<u32>(&args.masks)[sequence * words..][..words]);
         }
-        let list = distribution(&logits, &how);
+        let mut list = distribution(&logits, &how);
+        if !filters(&how, vocabulary) && how.bias_count == 0 && how.counted == 0 && how.masked == 0 {
+            list.sort_by_key(|&(token, _)| (token % RESIDUES, token));
+        }
         let position = row.position.wrapping_add(1);
         let token = match list.as_slice() {
             [] => greatest(&logits) as u32,

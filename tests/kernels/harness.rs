@@ -39,11 +39,14 @@ impl Case {
         Case { name: name.into(), ..Case::default() }
     }
 
-    /// Lanes that a subgroup must have for woven weights, whose workgroups are one subgroup each; `None`: any number.
+    /// Lanes that a subgroup must have for vector loads, whose workgroups are one subgroup each; `None`: any number.
     pub fn lanes(&self) -> Option<u32> {
-        let woven =
-            |dispatch: &&Dispatch| dispatch.kernel.family != "repack" && dispatch.kernel.name.ends_with("_woven");
-        self.dispatches.iter().filter(woven).map(|dispatch| dispatch.specialization[0]).find(|&lanes| lanes < 32)
+        let by_vectors = |dispatch: &&Dispatch| match dispatch.kernel.family {
+            "repack" => false,
+            "sample" => dispatch.specialization[1] > 1,
+            _ => dispatch.kernel.name.ends_with("_woven"),
+        };
+        self.dispatches.iter().filter(by_vectors).map(|dispatch| dispatch.specialization[0]).find(|&lanes| lanes < 32)
     }
 
     fn place(&mut self, bytes: u64) -> Tensor {

@@ -8,15 +8,20 @@ use hesper::kernels::{
 };
 
 pub fn cases() -> Vec<Case> {
-    let shapes = [(1, 1), (5, 8), (31, 32), (100, 4), (2003, 32), (2003, 64), (5000, 256)];
+    let alone =
+        [(1, 4), (5, 8), (31, 32), (100, 4), (2003, 32), (2003, 64), (5000, 256)].map(|(v, lanes)| (v, lanes, 1));
+    // By vectors.
+    let together = [(1984, 8), (20_032, 16)].map(|(vocabulary, lanes)| (vocabulary, lanes, lanes));
+    let shapes = alone.into_iter().chain(together);
+    let shapes = shapes.map(|(vocabulary, local_size, tile_rows)| (vocabulary, sample::Spec { local_size, tile_rows }));
     let mut cases: Vec<Case> = shapes
-        .iter()
-        .flat_map(|&(vocabulary, lanes)| {
-            [Logits::Steps, Logits::Equal, Logits::Wild].map(|kind| prefill(vocabulary, lanes, kind))
+        .clone()
+        .flat_map(|(vocabulary, spec)| {
+            [Logits::Steps, Logits::Equal, Logits::Wild].map(|kind| prefill(vocabulary, spec, kind))
         })
         .collect();
-    cases.extend(shapes.map(|(vocabulary, lanes)| decode(vocabulary, lanes)));
-    cases.push(drafted(2003, 32));
+    cases.extend(shapes.map(|(vocabulary, spec)| decode(vocabulary, spec)));
+    cases.push(drafted(2003, sample::Spec { local_size: 32, tile_rows: 1 }));
     cases.extend(
         [(0, 1, 0), (5, 4, 2), (6, 64, 32), (7, 40, 1)].map(|(step, rows, outputs)| begins(step, rows, outputs)),
     );
@@ -143,7 +148,7 @@ impl Step {
         Step { vocabulary, sampling, biases, counts, masks }
     }
 
-    fn dispatch(&self, case: &mut Case, lanes: u32, outputs: &[u32], logits: &[f32], rows: Rows<'_>) {
+    fn dispatch(&self, case: &mut Case, spec: sample::Spec, outputs: &[u32], logits: &[f32], rows: Rows<'_>) {
         let logits_stride = (logits.len() / outputs.len()) as u32;
         let logits = case.input(logits);
         let scratch_bytes = outputs.len() * self.vocabulary * 8;
@@ -171,7 +176,7 @@ impl Step {
         let mut scratch = case.output("scratch", scratch_bytes as u64, Compare::Ignore);
         case.dispatch(sample::dispatch(
             &sample::SAMPLE,
-            sample::Spec { local_size: lanes },
+            spec,
             sample::Args {
                 logits: &logits,
                 outputs: &outputs_tensor,
@@ -199,15 +204,15 @@ enum Rows<'a> {
 }
 
 /// More rows than outputs, in another order than the sequences, one of them dead and one output without a row.
-fn prefill(vocabulary: usize, lanes: u32, kind: Logits) -> Case {
-    let mut case = Case::new(format!("sample {vocabulary} tokens, {lanes} lanes, {kind:?}"));
+fn prefill(vocabulary: usize, spec: sample::Spec, kind: Logits) -> Case {
+    let mut case = Case::new(format!("sample {vocabulary} tokens, {spec:?}, {kind:?}"));
     let mut random = Random::new(vocabulary as u64);
     let step = Step::new(vocabulary, &mut random);
     let sequences = step.sampling.len() as u32;
     let row = |i: u32| Row { token: 0, position: 4090 + i, sequence: (i + 5) % sequences, live: u32::from(i != 3) };
     let rows: Vec<Row> = (0..sequences).flat_map(|i| [Row::default(), row(i)]).collect();
     let outputs: Vec<u32> = (0..sequences).map(|i| if i == 6 { NO_ROW } else { 2 * i + 1 }).collect();
-    let padding = 3;
+    let padding = if spec.tile_rows > 1 { 64 } else { 3 };
     let logits: Vec<f32> = (0..outputs.len())
         .flat_map(|o| {
             let mut row = logits(kind, vocabulary, o, &mut random);
@@ -215,13 +220,13 @@ fn prefill(vocabulary: usize, lanes: u32, kind: Logits) -> Case {
             row
         })
         .collect();
-    step.dispatch(&mut case, lanes, &outputs, &logits, Rows::Apart(&rows));
+    step.dispatch(&mut case, spec, &outputs, &logits, Rows::Apart(&rows));
     case
 }
 
 /// Several outputs of a sequence, of which the last is what was sampled last, between those of others.
-fn drafted(vocabulary: usize, lanes: u32) -> Case {
-    let mut case = Case::new(format!("sample {vocabulary} tokens, {lanes} lanes, several of a sequence"));
+fn drafted(vocabulary: usize, spec: sample::Spec) -> Case {
+    let mut case = Case::new(format!("sample {vocabulary} tokens, {spec:?}, several of a sequence"));
     let mut random = Random::new(vocabulary as u64 + 2);
     let step = Step::new(vocabulary, &mut random);
     // Of sequences without penalties, since nothing can be counted side by side.
@@ -233,19 +238,19 @@ fn drafted(vocabulary: usize, lanes: u32) -> Case {
     let mut outputs: Vec<u32> = (0..rows.len() as u32).collect();
     outputs.resize(16, NO_ROW);
     let logits: Vec<f32> = (0..outputs.len()).flat_map(|o| logits(Logits::Steps, vocabulary, o, &mut random)).collect();
-    step.dispatch(&mut case, lanes, &outputs, &logits, Rows::Apart(&rows));
+    step.dispatch(&mut case, spec, &outputs, &logits, Rows::Apart(&rows));
     case
 }
 
 /// Decoding in place: `next` is `rows`.
-fn decode(vocabulary: usize, lanes: u32) -> Case {
-    let mut case = Case::new(format!("sample {vocabulary} tokens, {lanes} lanes, decoding in place"));
+fn decode(vocabulary: usize, spec: sample::Spec) -> Case {
+    let mut case = Case::new(format!("sample {vocabulary} tokens, {spec:?}, decoding in place"));
     let mut random = Random::new(vocabulary as u64 + 1);
     let step = Step::new(vocabulary, &mut random);
     let sequences = step.sampling.len() as u32;
     let rows: Vec<Row> = (0..sequences).map(|i| Row { token: 1, position: 9 * i, sequence: i, live: i % 5 }).collect();
     let outputs: Vec<u32> = (0..sequences).rev().collect();
     let logits: Vec<f32> = (0..outputs.len()).flat_map(|o| logits(Logits::Steps, vocabulary, o, &mut random)).collect();
-    step.dispatch(&mut case, lanes, &outputs, &logits, Rows::Shared(&rows));
+    step.dispatch(&mut case, spec, &outputs, &logits, Rows::Shared(&rows));
     case
 }

@@ -73,7 +73,7 @@ impl Batch<'_> {
         let mut builder = Builder::default();
         builder.push(sample::dispatch(
             &sample::SAMPLE,
-            sample::Spec { local_size: self.lanes },
+            sample::Spec { local_size: self.lanes, tile_rows: 1 },
             sample::Args {
                 logits: &logits,
                 outputs: &outputs,

@@ -1,0 +1,63 @@
+// A draw from all tokens by their logits as they are, without a list. The order is that of (id % RESIDUES, id): sums by
+// residue are what every invocation can take on its way, so all logits are read once, and those of one residue again.
+
+// Divides 4 × lanes, so that the tokens which an invocation loads as its c-th are of one residue.
+const uint RESIDUES = 16;
+
+// Fills the second half of bins: bin BINS - 1 - p with the mass of the p-th of BINS parts, `part` tokens each, of the
+// `count` tokens of a residue from number `first` on.
+void sum_parts(uint logits_at, float greatest, float scale, uint residue, uint first, uint count, uint part) {
+    for (uint p = gl_LocalInvocationID.x; p < BINS; p += gl_WorkGroupSize.x) {
+        uvec2 mass = uvec2(0);
+        for (uint n = p * part; n < min((p + 1) * part, count); n++) {
+            const uint token = residue + RESIDUES * (first + n);
+            const float x = confined(logits.v[logits_at + token]);
+            mass = wide_add(mass, uvec2(uint(units_of(x, greatest, scale)), 0));
+        }
+        bin_low[2 * BINS - 1 - p] = mass.x;
+        bin_high[2 * BINS - 1 - p] = mass.y;
+    }
+    barrier();
+}
+
+// Leaves the token in `chosen`.
+void draw_unfiltered(uint logits_at, float greatest, Sampling how, uint position) {
+    const float scale = temperature_scale(how);
+    const uint lane = gl_LocalInvocationID.x;
+    clear_bins(BINS);
+    barrier();
+    uvec2 mass[4] = uvec2[](uvec2(0), uvec2(0), uvec2(0), uvec2(0));
+    for (uint at = 0; at < vocabulary; at += 4 * gl_WorkGroupSize.x) {
+        const vec4 x = next_logits(false, logits_at, 0, at);
+        [[unroll]] for (uint c = 0; c < 4; c++) {
+            mass[c] = wide_add(mass[c], uvec2(uint(units_of(x[c], greatest, scale)), 0));
+        }
+    }
+    [[unroll]] for (uint c = 0; c < 4; c++) {
+        const uint bin = 2 * BINS - 1 - (c * gl_WorkGroupSize.x + lane) % RESIDUES;
+        const uint old = atomicAdd(bin_low[bin], mass[c].x);
+        atomicAdd(bin_high[bin], mass[c].y + (old + mass[c].x < old ? 1 : 0));
+    }
+    barrier();
+    uvec2 all = uvec2(0);
+    for (uint residue = 0; residue < RESIDUES; residue++) {
+        all = wide_add(all, bin_share(2 * BINS - 1 - residue).mass);
+    }
+    const Share target = Share(0, drawn_mass(all, how, position));
+    find_digit(BINS, 0, Share(0, uvec2(0)), target);
+    const uint residue = BINS - 1 - found_key;
+    uint first = 0;
+    for (uint count = (vocabulary - residue + RESIDUES - 1) / RESIDUES; count > 1;) {
+        const uint part = (count + BINS - 1) / BINS;
+        const Share above = found_above;
+        sum_parts(logits_at, greatest, scale, residue, first, count, part);
+        find_digit(BINS, 0, above, target);
+        const uint skipped = (BINS - 1 - found_key) * part;
+        first += skipped;
+        count = min(part, count - skipped);
+    }
+    if (lane == 0) {
+        chosen = residue + RESIDUES * first;
+    }
+    barrier();
+}
