@@ -1,4 +1,4 @@
-//! Times every kernel on the shapes that `tests/kernels` checks, and products on shapes of real models:
+//! Times every kernel on the shapes that `tests/kernels` checks, products and choices of a token on shapes of real models:
 //!
 //! ```sh
 //! cargo bench --bench kernels -- mat_mul_q4_0        # those whose name holds it; nothing: all of them
@@ -7,8 +7,8 @@
 //!
 //! HESPER_DEVICE names the device. The small shapes are of all arrangements and geometries, whatever suits the device; they
 //! show what a dispatch costs. A time is one of many submissions behind each other, each of one dispatch with a barrier
-//! before it. Rates are of the bytes that
-//! the kernel must move, and where a real shape is named, of its weights.
+//! before it. Rates are of the bytes that the
+//! kernel must move, and where a real shape is named, of its weights.
 
 // The tables stand beside tests, which are not compiled here.
 #[path = "../tests/kernels/attention.rs"]
@@ -70,6 +70,12 @@ fn entries(gpu: &Gpu) -> BTreeMap<String, Vec<Entry>> {
         let (kernel, name, bytes) = (shape.kernel(), shape.name(), shape.weight_bytes());
         let make = Box::new(move || Rc::new(matrix::product(&shape)));
         entries.entry(kernel).or_default().push(Entry { name, bytes, make });
+    }
+    let policy = device::policy(gpu);
+    for (name, how, deviation) in sampling::real_choices() {
+        let (named, bytes) = (name.clone(), 4 * 151_936);
+        let make = Box::new(move || Rc::new(sampling::real_choice(&named, how, deviation, policy)));
+        entries.entry("sample".to_owned()).or_default().push(Entry { name, bytes, make });
     }
     for kernel in KERNELS {
         assert!(entries.contains_key(kernel.name), "{} has nothing to be timed with", kernel.name);

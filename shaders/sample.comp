@@ -255,7 +255,7 @@ uint list_probabilities(bool adjusted, uint logits_at, uint scratch_at, float gr
     uvec2 min_p_mass = uvec2(0);
     for (uint first = 0; first < vocabulary; first += 4 * gl_WorkGroupSize.x) {
         const vec4 x = next_logits(adjusted, logits_at, scratch_at, first);
-        for (uint c = 0; c < 4; c++) {
+        [[dont_unroll]] for (uint c = 0; c < 4; c++) {
             if (ordered(x[c]) < cut_key) continue;
             const float probability = units_of(x[c], greatest, scale);
             if (probability < keep_from) continue;
@@ -304,7 +304,7 @@ void draw(uint scratch_at, uint held, Sampling how, uint position) {
     uvec2 kept = uvec2(list_low, list_high);
     // Elements kept of those that equal the least probability kept.
     uint ties = 0;
-    for (uint phase = TOP_K; phase <= DRAW; phase++) {
+    [[dont_unroll]] for (uint phase = TOP_K; phase <= DRAW; phase++) {
         const Share target = target_of(phase, kept, how, position);
         if (target.count == 0 && target.mass == uvec2(0)) continue;
         select_probability(scratch, scratch_at, held, target);

@@ -22,13 +22,12 @@ layout(buffer_reference, scalar, buffer_reference_align = 8) buffer KeysBy8Out {
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer KeysBy16Out { Element v[][16]; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer EightValuesOut { Element v[][8]; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer ManyValuesOut { Element v[][32]; };
+layout(buffer_reference, scalar, buffer_reference_align = 8) buffer LinesOut { uint v[][16]; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer FourScalesOut { float16_t v[][4]; };
 
 const uint VALUES = HEAD_DIM / VALUE_DIMS;        // elements of a token's values
 const uint SWEEPS = (VALUES + LANES - 1) / LANES; // elements of a lane
 const uint SIDE_BY_SIDE = QUERIES * VALUE_DIMS < 16 ? 16 / (QUERIES * VALUE_DIMS) : 1; // sweeps whose sums fit registers
-// Dimensions between two tests of a loop. More make decoding a little faster and LLVM slow: 9 s for 128 with 16 lanes.
-const uint UNROLL = HEAD_DIM % 32 != 0 ? 8 : (HEAD_DIM % 64 != 0 ? 32 : (QUERIES > 2 ? 32 : 64));
 const float LOG2_E = 1.44269504;
 
 // Addresses, taken from the push constants before any loop: what a loop computes and others use becomes a variable, under a
@@ -155,32 +154,45 @@ void score_tile(uint block, uint start, out float score[QUERIES]) {
     }
     const uint first = key_element(block, kv_head, 0, start) / (KEY_DIMS * KEY_TOKENS);
     const uint tile = start % KEY_TOKENS / LANES;
+    // Eight dimensions between two tests. More are no faster, and LLVM takes long: 9 s for 128 with 16 lanes.
     uint dim = 0;
     do {
-        [[unroll]] for (uint eight = 0; eight < UNROLL; eight += 8) {
-            float part[QUERIES];
-            [[unroll]] for (uint four = 0; four < 8; four += 4) {
-                const uint from = dim / 4 + (eight + four) / 4;
-                const vec4 key = key4(first, tile, from);
-                [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-                    const vec4 query = query4(q, from);
-                    part[q] = four == 0 ? query.x * key[0] : fma(query.x, key[0], part[q]);
-                    [[unroll]] for (uint i = 1; i < 4; i++) {
-                        part[q] = fma(query[i], key[i], part[q]);
-                    }
+        float part[QUERIES];
+        [[unroll]] for (uint four = 0; four < 8; four += 4) {
+            const uint from = (dim + four) / 4;
+            const vec4 key = key4(first, tile, from);
+            [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+                const vec4 query = query4(q, from);
+                part[q] = four == 0 ? query.x * key[0] : fma(query.x, key[0], part[q]);
+                [[unroll]] for (uint i = 1; i < 4; i++) {
+                    part[q] = fma(query[i], key[i], part[q]);
                 }
             }
-#if defined(KV_Q8_0)
-            const float scale = key_scale_along(key_scale(block, kv_head, (dim + eight) / 32, start) / 4);
-#else
-            const float scale = 1.0;
-#endif
-            [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-                score[q] = fma(part[q], scale, score[q]);
-            }
         }
-        dim += UNROLL;
+#if defined(KV_Q8_0)
+        const float scale = key_scale_along(key_scale(block, kv_head, dim / 32, start) / 4);
+#else
+        const float scale = 1.0;
+#endif
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+            score[q] = fma(part[q], scale, score[q]);
+        }
+        dim += 8;
     } while (dim < HEAD_DIM);
+}
+
+// Reads some of every cache line of a tile ahead of its turn: a processor's own prefetching ends with a page, and a kv head's
+// part of a block is hardly more.
+uint touch_tile(uint block, uint start) {
+    const uint per_line = VALUE_DIMS > 1 ? 64 : 32; // elements
+    const uint key_line = key_element(block, kv_head, 0, start) / per_line;
+    const uint value_line = value_element(block, kv_head, 0, start) / per_line;
+    uint seen = 0;
+    [[unroll]] for (uint line = 0; line < HEAD_DIM * LANES / per_line; line++) {
+        seen |= LinesOut(key_memory).v[key_line + line][0];
+        seen |= LinesOut(value_memory).v[value_line + line][0];
+    }
+    return seen;
 }
 
 // Of all lanes. Broadcasts by constants are single instructions; lavapipe's subgroupMax goes from lane to lane.
@@ -302,8 +314,11 @@ void attend_run() {
         }
     }
     uint start = 0;
+    uint seen = 0;
     do {
         const uint block = block_of(start);
+        const uint next = min(start + LANES, last);
+        seen |= touch_tile(block_of(next), next / LANES * LANES);
         float weight[QUERIES];
         score_tile(block, start, weight);
         weigh_tile(start, weight);
@@ -311,4 +326,8 @@ void attend_run() {
         start += LANES;
     } while (start <= last);
     store_sums();
+    // Never: it is there for what was read.
+    if (start == 0 && seen == 1) {
+        FloatOut(y).v[4 * y_first(0)] = 0.0;
+    }
 }

@@ -73,7 +73,7 @@ bool reaches(Share share, Share target) {
 void find_digit(uint first, uint prefix, Share above, Share target) {
     for (uint group = gl_LocalInvocationID.x; group < BINS / GROUP_BINS; group += gl_WorkGroupSize.x) {
         Share sum = Share(0, uvec2(0));
-        for (uint i = 0; i < GROUP_BINS; i++) {
+        [[dont_unroll]] for (uint i = 0; i < GROUP_BINS; i++) {
             sum = combined(sum, bin_share(first + group * GROUP_BINS + i));
         }
         group_share[group] = sum;
@@ -81,13 +81,13 @@ void find_digit(uint first, uint prefix, Share above, Share target) {
     barrier();
     if (gl_LocalInvocationID.x == 0) {
         uint group = BINS / GROUP_BINS - 1;
-        for (; group > 0; group--) {
+        [[dont_unroll]] for (; group > 0; group--) {
             const Share with_group = combined(above, group_share[group]);
             if (reaches(with_group, target)) break;
             above = with_group;
         }
         uint bin = group * GROUP_BINS + GROUP_BINS - 1;
-        for (; bin > group * GROUP_BINS; bin--) {
+        [[dont_unroll]] for (; bin > group * GROUP_BINS; bin--) {
             const Share with_bin = combined(above, bin_share(first + bin));
             if (reaches(with_bin, target)) break;
             above = with_bin;
@@ -104,7 +104,7 @@ void find_digit(uint first, uint prefix, Share above, Share target) {
 void select_probability(UintOut list, uint list_at, uint held, Share target) {
     uint prefix = 0;
     Share above = Share(0, uvec2(0));
-    for (uint level = 0; level < LEVELS; level++) {
+    [[dont_unroll]] for (uint level = 0; level < LEVELS; level++) {
         const uint shift = KEY_BITS - DIGIT_BITS * (level + 1);
         if (level > 0) {
             clear_bins(BINS);
@@ -130,7 +130,7 @@ uint select_token(UintOut list, uint list_at, uint tokens_at, uint held, uint ra
     const float tied = probability_of(found_key);
     uint prefix = 0;
     Share above = Share(0, uvec2(0));
-    for (uint level = 0; level < LEVELS; level++) {
+    [[dont_unroll]] for (uint level = 0; level < LEVELS; level++) {
         const uint shift = KEY_BITS - DIGIT_BITS * (level + 1);
         clear_bins(BINS);
         barrier();
@@ -152,7 +152,7 @@ uint select_token(UintOut list, uint list_at, uint tokens_at, uint held, uint ra
 // How many elements of `units` each it takes to reach `rest`, which is at least 1 and at most 2²⁰ × units.
 uint needed(uvec2 rest, uint units) {
     uint fewer = 0;
-    for (uint bit = 1u << 19; bit > 0; bit >>= 1) {
+    [[dont_unroll]] for (uint bit = 1u << 19; bit > 0; bit >>= 1) {
         if (wide_less(wide_product(fewer + bit, units), rest)) {
             fewer += bit;
         }

@@ -40,7 +40,7 @@ void draw_unfiltered(uint logits_at, float greatest, Sampling how, uint position
     }
     barrier();
     uvec2 all = uvec2(0);
-    for (uint residue = 0; residue < RESIDUES; residue++) {
+    [[dont_unroll]] for (uint residue = 0; residue < RESIDUES; residue++) {
         all = wide_add(all, bin_share(2 * BINS - 1 - residue).mass);
     }
     const Share target = Share(0, drawn_mass(all, how, position));

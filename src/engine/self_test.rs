@@ -16,7 +16,7 @@ const CHUNK_ROWS: u32 = 8;
 const CONTEXT_TOKENS: u32 = 64;
 const ANSWER_TOKENS: u32 = 3;
 /// As many as the kernels of the largest decode plans are made for: see [`crate::kernels::policy`].
-const SEQUENCES: u32 = 4;
+const SEQUENCES: u32 = 8;
 
 /// Loads an excerpt of the model on `executor` and has it answer. `options` are those of the whole model.
 ///

@@ -2,6 +2,7 @@
 //! exp2 gives the same integers and ties are everywhere; tests/sampling.rs has the distributions.
 
 use crate::harness::{Case, Compare, Random};
+use hesper::kernels::policy::Policy;
 use hesper::kernels::sampling::{Begin, finish};
 use hesper::kernels::{
     Bias, IN_PROMPT, MAX_BIAS, NO_ROW, NOT_SAMPLED, RING_STEPS, Row, SAMPLED_LAST, Sampling, sample,
@@ -201,6 +202,43 @@ impl Step {
 enum Rows<'a> {
     Apart(&'a [Row]),
     Shared(&'a [Row]),
+}
+
+/// Ways to choose, and how far a model's logits spread (their standard deviation): what a choice costs depends on both.
+#[allow(dead_code)] // of the benchmark
+pub fn real_choices() -> Vec<(String, Sampling, f32)> {
+    let greedy = Sampling { top_p: 1.0, repetition_penalty: 1.0, seed_low: 7, ..Default::default() };
+    let warm = Sampling { temperature: 1.0, ..greedy };
+    let ways = [
+        ("greedy", greedy),
+        ("temperature 1", warm),
+        ("top-k 20, top-p 0.8", Sampling { temperature: 0.7, top_k: 20, top_p: 0.8, ..warm }),
+        ("top-p 0.9", Sampling { temperature: 0.7, top_p: 0.9, ..warm }),
+        ("penalties, top-k 20", Sampling { counted: 1, frequency_penalty: 0.5, top_k: 20, ..warm }),
+    ];
+    let spreads = [("like a model's", 3.0), ("flat", 0.3)];
+    let named = |(way, how): (&str, Sampling), (kind, deviation)| (format!("{way}, {kind}"), how, deviation);
+    ways.into_iter().flat_map(|way| spreads.map(|spread| named(way, spread))).collect()
+}
+
+/// One output of a vocabulary of 151,936 tokens.
+#[allow(dead_code)] // of the benchmark
+pub fn real_choice(name: &str, how: Sampling, deviation: f32, policy: Policy) -> Case {
+    let (vocabulary, mut random) = (151_936, Random::new(1));
+    let mut case = Case::new(name);
+    let mut normal = || (0..12).map(|_| random.below(1 << 16) as f32 / 65536.0).sum::<f32>() - 6.0;
+    let logits: Vec<f32> = (0..vocabulary).map(|_| deviation * normal()).collect();
+    let (local_size, tile_rows) = policy.sample_lanes(vocabulary, vocabulary);
+    let step = Step {
+        vocabulary: vocabulary as usize,
+        sampling: vec![how],
+        biases: vec![Bias::default(); MAX_BIAS as usize],
+        counts: vec![0; vocabulary as usize],
+        masks: vec![!0; vocabulary.div_ceil(32) as usize],
+    };
+    let rows = [Row { token: 1, position: 9, sequence: 0, live: 1 }];
+    step.dispatch(&mut case, sample::Spec { local_size, tile_rows }, &[0], &logits, Rows::Shared(&rows));
+    case
 }
 
 /// More rows than outputs, in another order than the sequences, one of them dead and one output without a row.
