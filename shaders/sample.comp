@@ -241,14 +241,36 @@ void clear_sums() {
     barrier();
 }
 
+// The running mass that the token sampled at a position reaches: random, from 1 to `mass`.
+uvec2 drawn_mass(uvec2 mass, Sampling how, uint position) {
+    const uvec4 random = philox4x32_10(uvec4(position, 0, 0, 0), uvec2(how.seed_low, how.seed_high));
+    return wide_add(wide_product_high(random.xy, mass), uvec2(1, 0));
+}
+
+#include "lib/unfiltered.glsl"
+
+// In parts of 2²⁴.
+uint top_p_fraction(Sampling how) {
+    return min(uint(round(max(how.top_p, 0.0) * 16777216.0)), 16777216u);
+}
+
+// Units that top-p surely drops: all tokens of fewer have less in sum than it leaves out of `all`.
+float surely_dropped(uvec2 all, Sampling how) {
+    const float left_out = float(16777216u - top_p_fraction(how)) / 16777216.0;
+    const float units = float(all.y) * 4294967296.0 + float(all.x);
+    return floor(0.999 * left_out * units / float(vocabulary));
+}
+
 // Fills this invocation's part of the list with the tokens that may be kept, and the sums and top digits over the whole
-// list. Returns the number of entries. The list overwrites adjusted logits, but no slot lies behind the token it is from.
-uint list_probabilities(bool adjusted, uint logits_at, uint scratch_at, float greatest, Sampling how) {
+// list; where top-p alone chooses them, the sums are those of all tokens, `all`. Returns the number of entries. The list
+// overwrites adjusted logits, but no slot lies behind the token it is from.
+uint list_probabilities(uvec2 all, bool adjusted, uint logits_at, uint scratch_at, float greatest, Sampling how) {
     clear_sums();
     find_cut(how.top_k);
     const float min_p = how.min_p > 0.0 ? min(how.min_p, 1.0) * UNITS : 0.0;
+    const bool top_p_alone = how.top_k == 0 && how.top_p < 1.0;
     // What min-p drops still counts for top-p.
-    const float keep_from = how.top_p < 1.0 ? 1.0 : max(min_p, 1.0);
+    const float keep_from = max(top_p_alone ? surely_dropped(all, how) : (how.top_p < 1.0 ? 0.0 : min_p), 1.0);
     const float scale = temperature_scale(how);
     uint held = 0;
     uvec2 mass = uvec2(0);
@@ -271,18 +293,15 @@ uint list_probabilities(bool adjusted, uint logits_at, uint scratch_at, float gr
         }
     }
     atomicAdd(list_count, held);
+    if (top_p_alone) {
+        mass = gl_LocalInvocationID.x == 0 ? all : uvec2(0);
+    }
     uint old = atomicAdd(list_low, mass.x);
     atomicAdd(list_high, mass.y + (old + mass.x < old ? 1 : 0));
     old = atomicAdd(min_p_low, min_p_mass.x);
     atomicAdd(min_p_high, min_p_mass.y + (old + min_p_mass.x < old ? 1 : 0));
     barrier();
     return held;
-}
-
-// The running mass that the token sampled at a position reaches: random, from 1 to `mass`.
-uvec2 drawn_mass(uvec2 mass, Sampling how, uint position) {
-    const uvec4 random = philox4x32_10(uvec4(position, 0, 0, 0), uvec2(how.seed_low, how.seed_high));
-    return wide_add(wide_product_high(random.xy, mass), uvec2(1, 0));
 }
 
 // What the search of a phase looks for in a list of which `kept` is left; count and mass 0 where it keeps everything.
@@ -292,8 +311,7 @@ Share target_of(uint phase, uvec2 kept, Sampling how, uint position) {
     }
     if (phase == TOP_P) {
         if (!(how.top_p < 1.0)) return Share(0, uvec2(0));
-        const uint fraction = uint(round(max(how.top_p, 0.0) * 16777216.0));
-        const uvec2 target = wide_scale(kept, min(fraction, 16777216u));
+        const uvec2 target = wide_scale(kept, top_p_fraction(how));
         return Share(0, wide_less(target, uvec2(1, 0)) ? uvec2(1, 0) : target);
     }
     return Share(0, drawn_mass(wide_min(kept, uvec2(min_p_low, min_p_high)), how, position));
@@ -328,8 +346,6 @@ void draw(uint scratch_at, uint held, Sampling how, uint position) {
     }
     barrier();
 }
-
-#include "lib/unfiltered.glsl"
 
 bool filters(Sampling how) {
     return (how.top_k > 0 && how.top_k < vocabulary) || how.top_p < 1.0 || how.min_p > 0.0;
@@ -367,11 +383,16 @@ void main() {
     }
     const float greatest = find_greatest(adjusted, logits_at, scratch_at);
     if (how.temperature > 0.0 && greatest > LOWEST) {
-        if (adjusted || filters(how)) {
-            const uint held = list_probabilities(adjusted, logits_at, scratch_at, greatest, how);
+        const bool listed = adjusted || filters(how);
+        uvec2 all = uvec2(0);
+        if (!listed || (how.top_k == 0 && how.top_p < 1.0)) {
+            all = sum_residues(adjusted, logits_at, scratch_at, greatest, temperature_scale(how));
+        }
+        if (listed) {
+            const uint held = list_probabilities(all, adjusted, logits_at, scratch_at, greatest, how);
             draw(scratch_at, held, how, row.position + 1);
         } else {
-            draw_unfiltered(logits_at, greatest, how, row.position + 1);
+            draw_unfiltered(all, logits_at, greatest, how, row.position + 1);
         }
     }
     if (gl_LocalInvocationID.x == 0) {

@@ -20,21 +20,19 @@ void sum_parts(uint logits_at, float greatest, float scale, uint residue, uint f
     barrier();
 }
 
-// Leaves the token in `chosen`.
-void draw_unfiltered(uint logits_at, float greatest, Sampling how, uint position) {
-    const float scale = temperature_scale(how);
-    const uint lane = gl_LocalInvocationID.x;
+// The units of all tokens; leaves those of each residue in the second half of bins, the first residue's in the top one.
+uvec2 sum_residues(bool adjusted, uint logits_at, uint scratch_at, float greatest, float scale) {
     clear_bins(BINS);
     barrier();
     uvec2 mass[4] = uvec2[](uvec2(0), uvec2(0), uvec2(0), uvec2(0));
     for (uint at = 0; at < vocabulary; at += 4 * gl_WorkGroupSize.x) {
-        const vec4 x = next_logits(false, logits_at, 0, at);
+        const vec4 x = next_logits(adjusted, logits_at, scratch_at, at);
         [[unroll]] for (uint c = 0; c < 4; c++) {
             mass[c] = wide_add(mass[c], uvec2(uint(units_of(x[c], greatest, scale)), 0));
         }
     }
     [[unroll]] for (uint c = 0; c < 4; c++) {
-        const uint bin = 2 * BINS - 1 - (c * gl_WorkGroupSize.x + lane) % RESIDUES;
+        const uint bin = 2 * BINS - 1 - (c * gl_WorkGroupSize.x + gl_LocalInvocationID.x) % RESIDUES;
         const uint old = atomicAdd(bin_low[bin], mass[c].x);
         atomicAdd(bin_high[bin], mass[c].y + (old + mass[c].x < old ? 1 : 0));
     }
@@ -43,6 +41,11 @@ void draw_unfiltered(uint logits_at, float greatest, Sampling how, uint position
     [[dont_unroll]] for (uint residue = 0; residue < RESIDUES; residue++) {
         all = wide_add(all, bin_share(2 * BINS - 1 - residue).mass);
     }
+    return all;
+}
+
+// Leaves the token in `chosen`; `all` is what sum_residues gave.
+void draw_unfiltered(uvec2 all, uint logits_at, float greatest, Sampling how, uint position) {
     const Share target = Share(0, drawn_mass(all, how, position));
     find_digit(BINS, 0, Share(0, uvec2(0)), target);
     const uint residue = BINS - 1 - found_key;
@@ -50,13 +53,13 @@ void draw_unfiltered(uint logits_at, float greatest, Sampling how, uint position
     for (uint count = (vocabulary - residue + RESIDUES - 1) / RESIDUES; count > 1;) {
         const uint part = (count + BINS - 1) / BINS;
         const Share above = found_above;
-        sum_parts(logits_at, greatest, scale, residue, first, count, part);
+        sum_parts(logits_at, greatest, temperature_scale(how), residue, first, count, part);
         find_digit(BINS, 0, above, target);
         const uint skipped = (BINS - 1 - found_key) * part;
         first += skipped;
         count = min(part, count - skipped);
     }
-    if (lane == 0) {
+    if (gl_LocalInvocationID.x == 0) {
         chosen = residue + RESIDUES * first;
     }
     barrier();

@@ -131,8 +131,9 @@ pub enum Step {
 }
 
 /// Loads a model, and says on `out` how long it took; `progress` is told of every step. Unless `flags` say otherwise the
-/// kernels are checked meanwhile, by another thread on the same device opened once more: a CPU driver compiles kernels in
-/// its queue's one thread, so two queues compile them in half of the time.
+/// kernels are checked meanwhile, by another thread on the same device opened once more. A CPU driver compiles a kernel when
+/// it runs first; what one queue has compiled the other finds in the driver's cache on disk. (Lavapipe of Mesa 26.2 compiles
+/// in one thread of a process at a time, so that both together take no less.)
 pub fn load(
     planned: Planned,
     gguf: &Gguf,

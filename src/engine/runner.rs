@@ -314,6 +314,11 @@ impl Runner {
 
     /// Gives a slot's sequence blocks of the cache, from its `first`-th on. Those before may be in use.
     pub fn put_blocks(&mut self, slot: u32, first: usize, blocks: &[u32]) {
+        let there = self.model.sizes.cache_blocks;
+        assert!(
+            blocks.iter().all(|&block| block < there),
+            "blocks {blocks:?} of a cache of {there}: kernels would write elsewhere"
+        );
         let table = self.model.state.blocks.clone();
         let at = slot as usize * self.model.sizes.blocks_a_sequence() as usize + first;
         self.put(&table, at, blocks);

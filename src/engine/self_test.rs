@@ -5,7 +5,7 @@ use super::request::SamplingParameters;
 use super::runner::{Options, Planned, Runner, StepRows};
 use super::solo::Solo;
 use crate::gguf::Gguf;
-use crate::kernels::Row;
+use crate::kernels::{BLOCK_TOKENS, Row};
 use crate::model::ModelError;
 use crate::model::excerpt::excerpt;
 use crate::plan::{Executor, ExecutorError};
@@ -26,8 +26,10 @@ pub fn self_test(gguf: &Gguf, options: &Options, executor: Box<dyn Executor + Se
     let small = excerpt(gguf)?;
     let context = options.context_tokens.unwrap_or(CONTEXT_TOKENS).min(CONTEXT_TOKENS);
     let sequences = options.sequences.min(SEQUENCES);
+    // All sequences at once are of full length: see `side_by_side`.
+    let cache_tokens = Some(sequences * context.next_multiple_of(BLOCK_TOKENS));
     let options =
-        Options { context_tokens: Some(context), chunk_rows: CHUNK_ROWS, sequences, cache_tokens: None, ..*options };
+        Options { context_tokens: Some(context), chunk_rows: CHUNK_ROWS, sequences, cache_tokens, ..*options };
     let planned = Planned::new(&small, &options)?;
     let mut runner = planned.load(&small, executor, &mut |_| {})?;
     Ok(answer(&mut runner)?)
