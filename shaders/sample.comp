@@ -146,7 +146,7 @@ void adjust(uint logits_at, uint scratch_at, uint sequence, Sampling how) {
 }
 
 // This invocation's four logits of the 4 × lanes from the token `first` on, loaded together since one workgroup alone
-// cannot hide a load's latency; BEYOND past the vocabulary's end.
+// cannot hide a load's latency; BEYOND past the vocabulary's end. Loops over them test at their end: see mat_mul.comp.
 vec4 next_logits(bool adjusted, uint logits_at, uint scratch_at, uint first) {
     const uint lane = gl_LocalInvocationID.x;
     vec4 x;
@@ -178,13 +178,15 @@ float find_greatest(bool adjusted, uint logits_at, uint scratch_at) {
     }
     vec4 greatest = vec4(BEYOND);
     uvec4 token = uvec4(vocabulary);
-    for (uint first = 0; first < vocabulary; first += 4 * gl_WorkGroupSize.x) {
+    uint first = 0;
+    do {
         const vec4 x = next_logits(adjusted, logits_at, scratch_at, first);
         [[unroll]] for (uint c = 0; c < 4; c++) {
             token[c] = x[c] > greatest[c] ? first + c * gl_WorkGroupSize.x + lane : token[c];
             greatest[c] = max(x[c], greatest[c]);
         }
-    }
+        first += 4 * gl_WorkGroupSize.x;
+    } while (first < vocabulary);
     barrier();
     [[unroll]] for (uint c = 0; c < 4; c++) {
         atomicMax(greatest_key, ordered(greatest[c]));
@@ -275,7 +277,8 @@ uint list_probabilities(uvec2 all, bool adjusted, uint logits_at, uint scratch_a
     uint held = 0;
     uvec2 mass = uvec2(0);
     uvec2 min_p_mass = uvec2(0);
-    for (uint first = 0; first < vocabulary; first += 4 * gl_WorkGroupSize.x) {
+    uint first = 0;
+    do {
         const vec4 x = next_logits(adjusted, logits_at, scratch_at, first);
         [[dont_unroll]] for (uint c = 0; c < 4; c++) {
             if (ordered(x[c]) < cut_key) continue;
@@ -291,7 +294,8 @@ uint list_probabilities(uvec2 all, bool adjusted, uint logits_at, uint scratch_a
             min_p_mass = wide_add(min_p_mass, uvec2(probability >= min_p ? units : 0, 0));
             add_to_bin(key_of(probability) >> (KEY_BITS - DIGIT_BITS), units);
         }
-    }
+        first += 4 * gl_WorkGroupSize.x;
+    } while (first < vocabulary);
     atomicAdd(list_count, held);
     if (top_p_alone) {
         mass = gl_LocalInvocationID.x == 0 ? all : uvec2(0);

@@ -25,12 +25,14 @@ uvec2 sum_residues(bool adjusted, uint logits_at, uint scratch_at, float greates
     clear_bins(BINS);
     barrier();
     uvec2 mass[4] = uvec2[](uvec2(0), uvec2(0), uvec2(0), uvec2(0));
-    for (uint at = 0; at < vocabulary; at += 4 * gl_WorkGroupSize.x) {
-        const vec4 x = next_logits(adjusted, logits_at, scratch_at, at);
+    uint first = 0;
+    do {
+        const vec4 x = next_logits(adjusted, logits_at, scratch_at, first);
         [[unroll]] for (uint c = 0; c < 4; c++) {
             mass[c] = wide_add(mass[c], uvec2(uint(units_of(x[c], greatest, scale)), 0));
         }
-    }
+        first += 4 * gl_WorkGroupSize.x;
+    } while (first < vocabulary);
     [[unroll]] for (uint c = 0; c < 4; c++) {
         const uint bin = 2 * BINS - 1 - (c * gl_WorkGroupSize.x + gl_LocalInvocationID.x) % RESIDUES;
         const uint old = atomicAdd(bin_low[bin], mass[c].x);
