@@ -22,12 +22,11 @@
 //   min-p          p at least min_p × the greatest (Nguyen et al., "Turning Up the Heat: Min-p Sampling", 2024)
 // Tokens of equal p are ordered by id, so what a filter keeps is always a prefix of one order, greatest p first, and is
 // known by its mass. The token chosen is the one at which the running mass in that order exceeds a random number below
-// that mass. Where nothing filters and logits are taken as they are, any order does, and another one is quicker
-// (lib/unfiltered.glsl). NaN counts as -inf; -inf is never sampled; where nothing else is left, token 0 is chosen.
+// that mass. Where nothing filters, any order does, and another one is quicker (lib/unfiltered.glsl). NaN counts as -inf; -inf is never sampled; where nothing else is left, token 0 is chosen.
 //
 // Randomness is Philox with the request's seed as the key and the position of the sampled token as the counter: no
-// state, so what a request draws does not depend on what else runs. Invocation l owns the tokens l, l + lanes, …: all of
-// scratch is private to an invocation, only shared memory is exchanged.
+// state, so what a request draws does not depend on what else runs. Invocation l owns the tokens l, l + lanes, …: what lies in
+// scratch is its own, but for adjusted logits where nothing filters.
 #extension GL_GOOGLE_include_directive : require
 
 // Before all functions: until it is declared, glslc takes gl_WorkGroupSize for a constant 1. A multiple of 4.
@@ -117,32 +116,36 @@ float penalized(float x, uint count, Sampling how) {
     return y;
 }
 
-// Writes the logits with bias, penalties and mask into this output's scratch.
+layout(buffer_reference, scalar, buffer_reference_align = 4) coherent buffer AdjustedOut { uint v[]; };
+
+// Writes the logits with bias, penalties and mask into this output's scratch. Others read them: see sum_parts.
 void adjust(uint logits_at, uint scratch_at, uint sequence, Sampling how) {
     const uint lane = gl_LocalInvocationID.x;
     for (uint i = lane; i < vocabulary; i += gl_WorkGroupSize.x) {
-        scratch.v[scratch_at + i] = floatBitsToUint(logits.v[logits_at + i]);
+        AdjustedOut(scratch).v[scratch_at + i] = floatBitsToUint(logits.v[logits_at + i]);
     }
     for (uint n = 0; n < min(how.bias_count, MAX_BIAS); n++) {
         const Bias bias = biases.v[sequence * MAX_BIAS + n];
         if (bias.token < vocabulary && bias.token % gl_WorkGroupSize.x == lane) {
-            const float x = confined(uintBitsToFloat(scratch.v[scratch_at + bias.token]));
-            scratch.v[scratch_at + bias.token] = floatBitsToUint(x + bias.value);
+            const float x = confined(uintBitsToFloat(AdjustedOut(scratch).v[scratch_at + bias.token]));
+            AdjustedOut(scratch).v[scratch_at + bias.token] = floatBitsToUint(x + bias.value);
         }
     }
     for (uint i = lane; i < vocabulary && how.counted != 0; i += gl_WorkGroupSize.x) {
         const uint count = counts.v[sequence * vocabulary + i];
         if (count != 0) {
-            const float x = confined(uintBitsToFloat(scratch.v[scratch_at + i]));
-            scratch.v[scratch_at + i] = floatBitsToUint(penalized(x, count, how));
+            const float x = confined(uintBitsToFloat(AdjustedOut(scratch).v[scratch_at + i]));
+            AdjustedOut(scratch).v[scratch_at + i] = floatBitsToUint(penalized(x, count, how));
         }
     }
     const uint mask_at = sequence * ((vocabulary + 31) / 32);
     for (uint i = lane; i < vocabulary && how.masked != 0; i += gl_WorkGroupSize.x) {
         if ((masks.v[mask_at + i / 32] >> (i % 32) & 1) == 0) {
-            scratch.v[scratch_at + i] = NEGATIVE_INFINITY_BITS;
+            AdjustedOut(scratch).v[scratch_at + i] = NEGATIVE_INFINITY_BITS;
         }
     }
+    memoryBarrierBuffer();
+    barrier();
 }
 
 // This invocation's four logits of the 4 × lanes from the token `first` on, loaded together since one workgroup alone
@@ -387,7 +390,7 @@ void main() {
     }
     const float greatest = find_greatest(adjusted, logits_at, scratch_at);
     if (how.temperature > 0.0 && greatest > LOWEST) {
-        const bool listed = adjusted || filters(how);
+        const bool listed = filters(how);
         uvec2 all = uvec2(0);
         if (!listed || (how.top_k == 0 && how.top_p < 1.0)) {
             all = sum_residues(adjusted, logits_at, scratch_at, greatest, temperature_scale(how));
@@ -396,7 +399,7 @@ void main() {
             const uint held = list_probabilities(all, adjusted, logits_at, scratch_at, greatest, how);
             draw(scratch_at, held, how, row.position + 1);
         } else {
-            draw_unfiltered(all, logits_at, greatest, how, row.position + 1);
+            draw_unfiltered(all, adjusted, logits_at, scratch_at, greatest, how, row.position + 1);
         }
     }
     if (gl_LocalInvocationID.x == 0) {

@@ -1,4 +1,4 @@
-// A draw from all tokens by their logits as they are, without a list. The order is that of (id % RESIDUES, id): sums by
+// A draw from all tokens, without a list. The order is that of (id % RESIDUES, id): sums by
 // residue are what every invocation can take on its way, so all logits are read once, and those of one residue again.
 
 // Divides 4 × lanes, so that the tokens which an invocation loads as its c-th are of one residue.
@@ -6,13 +6,14 @@ const uint RESIDUES = 16;
 
 // Fills the second half of bins: bin BINS - 1 - p with the mass of the p-th of BINS parts, `part` tokens each, of the
 // `count` tokens of a residue from number `first` on.
-void sum_parts(uint logits_at, float greatest, float scale, uint residue, uint first, uint count, uint part) {
+void sum_parts(bool adjusted, uint logits_at, uint scratch_at, float greatest, float scale, uint residue, uint first,
+               uint count, uint part) {
     for (uint p = gl_LocalInvocationID.x; p < BINS; p += gl_WorkGroupSize.x) {
         uvec2 mass = uvec2(0);
         for (uint n = p * part; n < min((p + 1) * part, count); n++) {
             const uint token = residue + RESIDUES * (first + n);
-            const float x = confined(logits.v[logits_at + token]);
-            mass = wide_add(mass, uvec2(uint(units_of(x, greatest, scale)), 0));
+            const float x = adjusted ? uintBitsToFloat(AdjustedOut(scratch).v[scratch_at + token]) : logits.v[logits_at + token];
+            mass = wide_add(mass, uvec2(uint(units_of(confined(x), greatest, scale)), 0));
         }
         bin_low[2 * BINS - 1 - p] = mass.x;
         bin_high[2 * BINS - 1 - p] = mass.y;
@@ -47,7 +48,7 @@ uvec2 sum_residues(bool adjusted, uint logits_at, uint scratch_at, float greates
 }
 
 // Leaves the token in `chosen`; `all` is what sum_residues gave.
-void draw_unfiltered(uvec2 all, uint logits_at, float greatest, Sampling how, uint position) {
+void draw_unfiltered(uvec2 all, bool adjusted, uint logits_at, uint scratch_at, float greatest, Sampling how, uint position) {
     const Share target = Share(0, drawn_mass(all, how, position));
     find_digit(BINS, 0, Share(0, uvec2(0)), target);
     const uint residue = BINS - 1 - found_key;
@@ -55,7 +56,7 @@ void draw_unfiltered(uvec2 all, uint logits_at, float greatest, Sampling how, ui
     for (uint count = (vocabulary - residue + RESIDUES - 1) / RESIDUES; count > 1;) {
         const uint part = (count + BINS - 1) / BINS;
         const Share above = found_above;
-        sum_parts(logits_at, greatest, temperature_scale(how), residue, first, count, part);
+        sum_parts(adjusted, logits_at, scratch_at, greatest, temperature_scale(how), residue, first, count, part);
         find_digit(BINS, 0, above, target);
         const uint skipped = (BINS - 1 - found_key) * part;
         first += skipped;

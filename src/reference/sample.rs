@@ -10,7 +10,7 @@ const LOWEST: f32 = -8.507_059e37;
 /// The units of the most probable token.
 const UNITS: f32 = 2_147_483_648.0;
 
-/// Where nothing filters or adjusts, tokens are drawn in the order of their ids modulo this.
+/// Where nothing filters, tokens are drawn in the order of their ids modulo this.
 const RESIDUES: u32 = 16;
 
 /// Philox4x32-10: four random words from a counter and a key. Salmon, Moraes, Dror & Shaw, "Parallel Random Numbers: As
@@ -143,7 +143,7 @@ pub(super) fn run(args: &sample::Resolved, memory: &mut Memory) {
             masked(&mut logits, &memory.view::<u32>(&args.masks)[sequence * words..][..words]);
         }
         let mut list = distribution(&logits, &how);
-        if !filters(&how, vocabulary) && how.bias_count == 0 && how.counted == 0 && how.masked == 0 {
+        if !filters(&how, vocabulary) {
             list.sort_by_key(|&(token, _)| (token % RESIDUES, token));
         }
         let position = row.position.wrapping_add(1);
