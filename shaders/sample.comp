@@ -259,6 +259,11 @@ uint top_p_fraction(Sampling how) {
     return min(uint(round(max(how.top_p, 0.0) * 16777216.0)), 16777216u);
 }
 
+// Whether top-p is what bounds the list, by a share of all tokens.
+bool top_p_alone(Sampling how) {
+    return how.top_k == 0 && how.top_p < 1.0;
+}
+
 // Units that top-p surely drops: all tokens of fewer have less in sum than it leaves out of `all`.
 float surely_dropped(uvec2 all, Sampling how) {
     const float left_out = float(16777216u - top_p_fraction(how)) / 16777216.0;
@@ -273,9 +278,8 @@ uint list_probabilities(uvec2 all, bool adjusted, uint logits_at, uint scratch_a
     clear_sums();
     find_cut(how.top_k);
     const float min_p = how.min_p > 0.0 ? min(how.min_p, 1.0) * UNITS : 0.0;
-    const bool top_p_alone = how.top_k == 0 && how.top_p < 1.0;
     // What min-p drops still counts for top-p.
-    const float keep_from = max(top_p_alone ? surely_dropped(all, how) : (how.top_p < 1.0 ? 0.0 : min_p), 1.0);
+    const float keep_from = max(top_p_alone(how) ? surely_dropped(all, how) : (how.top_p < 1.0 ? 0.0 : min_p), 1.0);
     const float scale = temperature_scale(how);
     uint held = 0;
     uvec2 mass = uvec2(0);
@@ -300,7 +304,7 @@ uint list_probabilities(uvec2 all, bool adjusted, uint logits_at, uint scratch_a
         first += 4 * gl_WorkGroupSize.x;
     } while (first < vocabulary);
     atomicAdd(list_count, held);
-    if (top_p_alone) {
+    if (top_p_alone(how)) {
         mass = gl_LocalInvocationID.x == 0 ? all : uvec2(0);
     }
     uint old = atomicAdd(list_low, mass.x);
@@ -392,7 +396,7 @@ void main() {
     if (how.temperature > 0.0 && greatest > LOWEST) {
         const bool listed = filters(how);
         uvec2 all = uvec2(0);
-        if (!listed || (how.top_k == 0 && how.top_p < 1.0)) {
+        if (!listed || top_p_alone(how)) {
             all = sum_residues(adjusted, logits_at, scratch_at, greatest, temperature_scale(how));
         }
         if (listed) {
