@@ -133,6 +133,8 @@ impl Planned {
         executor.allocate(Region::Staging, load::staging_bytes(slot_bytes))?;
         tracing::debug!(time_ms = start.elapsed().as_millis(), "allocated");
         load::load(&model.weights, &model.dims, gguf, executor.as_mut(), progress)?;
+        // A virtual machine's window for mapped memory may be small, and the driver needs room in it too.
+        executor.free(Region::Staging)?;
         tracing::debug!(time_ms = start.elapsed().as_millis(), "weights loaded");
         let mut plans = HashMap::new();
         for key in model.keys() {

@@ -1,5 +1,15 @@
 //! Why there is no device to run on. Each text is one paragraph that says what is missing and what to do.
 
+use vulkano::Validated;
+
+/// Why a call failed, in words. The text of `Validated` itself only says that something did.
+pub fn cause<E: std::error::Error>(failure: &Validated<E>) -> String {
+    match failure {
+        Validated::Error(error) => error.to_string(),
+        Validated::ValidationError(error) => error.to_string(),
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("no Vulkan loader was found ({reason}). {advice}")]
@@ -34,4 +44,17 @@ pub enum Error {
     Ambiguous { selector: String, matches: String },
     #[error("{name} cannot be opened: {reason}. Run `hesper doctor` for a report on this machine's drivers.")]
     Open { name: String, reason: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vulkano::VulkanError;
+
+    #[test]
+    fn a_cause_is_the_drivers_own() {
+        let text = cause(&Validated::Error(VulkanError::OutOfDeviceMemory));
+        assert_eq!(text, VulkanError::OutOfDeviceMemory.to_string());
+        assert!(text.contains("device memory"), "{text}");
+    }
 }

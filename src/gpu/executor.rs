@@ -1,6 +1,7 @@
 //! [`Gpu`]: one device as an executor of plans.
 
 use super::device::{DeviceInfo, REQUIRED_FEATURES, compute_family};
+use super::error::cause;
 use super::memory::{self, Access, Block, access_of};
 use super::pipeline::Pipelines;
 use super::profile::{Stopwatch, timestamp_bits};
@@ -143,8 +144,7 @@ impl Gpu {
             enabled_features: REQUIRED_FEATURES,
             ..Default::default()
         };
-        let (device, mut queues) =
-            Device::new(physical, create_info).map_err(|failure| open_error(failure.to_string()))?;
+        let (device, mut queues) = Device::new(physical, create_info).map_err(|failure| open_error(cause(&failure)))?;
         let queue = queues.next().ok_or_else(|| open_error("it made no queue".to_owned()))?;
         let raw = Arc::new(Raw::new(device));
         let mut queue = Queue::new(raw.clone(), &queue).map_err(|failure| open_error(failure.to_string()))?;
@@ -294,6 +294,12 @@ impl Executor for Gpu {
         let mut block = Block::new(&self.raw, region, bytes, access_of(region))?;
         self.clear(region, &mut block)?;
         *self.regions.slot(region).expect("it was just there") = Some(block);
+        Ok(())
+    }
+
+    fn free(&mut self, region: Region) -> Result<(), ExecutorError> {
+        self.queue.finish()?;
+        self.regions.slot(region).and_then(Option::take).unwrap_or_else(|| panic!("{region:?} was not allocated"));
         Ok(())
     }
 

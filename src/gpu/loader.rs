@@ -1,5 +1,6 @@
 //! Opens the Vulkan library and makes an instance.
 
+use super::error::cause;
 use super::{Error, Surroundings};
 use std::sync::{Arc, OnceLock};
 use vulkano::instance::{Instance, InstanceCreateFlags, InstanceCreateInfo};
@@ -119,7 +120,7 @@ fn instance_error(failure: &Validated<VulkanError>) -> Error {
         }
         _ => surroundings.driver_advice(),
     };
-    Error::Instance { reason: failure.to_string(), advice }
+    Error::Instance { reason: cause(failure), advice }
 }
 
 /// Sets variables that drivers read when they are loaded, unless the user has set them. Returns whether it could: it

@@ -1,6 +1,7 @@
 //! One allocation per region. Weights, cache and arena live in unmapped device memory, since a virtual machine's window
 //! for mapped memory is small; only what the host reads or writes is mapped.
 
+use super::error::cause;
 use super::queue::Raw;
 use crate::plan::{ExecutorError, Region};
 use std::ptr::NonNull;
@@ -64,13 +65,13 @@ impl Block {
                 | BufferUsage::TRANSFER_DST,
             ..Default::default()
         };
-        let buffer = RawBuffer::new(raw.device.clone(), create_info).map_err(|failure| fail(failure.to_string()))?;
+        let buffer = RawBuffer::new(raw.device.clone(), create_info).map_err(|failure| fail(cause(&failure)))?;
         let memory = allocate(raw, &buffer, size, access).map_err(fail)?;
         let allocated_bytes = memory.allocation_size();
         let mapped = memory.mapping_state().map(|state| state.ptr().cast());
         let buffer = buffer
             .bind_memory(ResourceMemory::new_dedicated(memory))
-            .map_err(|(failure, _, _)| fail(failure.to_string()))?;
+            .map_err(|(failure, _, _)| fail(cause(&failure)))?;
         let address = buffer.device_address().map_err(|failure| fail(failure.to_string()))?.get();
         Ok(Block { buffer, address, bytes, allocated_bytes, mapped })
     }
@@ -146,7 +147,7 @@ fn allocate(raw: &Raw, buffer: &RawBuffer, size: u64, access: Access) -> Result<
         };
         match allocate_mapped(raw, info, access) {
             Ok(memory) => return Ok(memory),
-            Err(error) => failure = error.to_string(),
+            Err(error) => failure = cause(&error),
         }
     }
     Err(failure)

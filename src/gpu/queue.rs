@@ -1,6 +1,7 @@
 //! The one queue: recording, submitting and waiting. A submission carries no fence and allocates nothing; a point to wait
 //! for is a submission of its own that raises a timeline semaphore.
 
+use super::error::cause;
 use crate::plan::ExecutorError;
 use ash::vk;
 use std::mem::ManuallyDrop;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use vulkano::device::Device;
 use vulkano::device::Queue as VulkanoQueue;
 use vulkano::sync::semaphore::{Semaphore, SemaphoreCreateInfo, SemaphoreType};
-use vulkano::{Validated, VulkanError, VulkanObject};
+use vulkano::{VulkanError, VulkanObject};
 
 /// The device as both crates see it.
 pub struct Raw {
@@ -58,7 +59,7 @@ impl Queue {
         let create_info = SemaphoreCreateInfo { semaphore_type: SemaphoreType::Timeline, ..Default::default() };
         let timeline = Semaphore::new(raw.device.clone(), create_info)
             .map(ManuallyDrop::new)
-            .map_err(|failure| ExecutorError::Device(format!("no timeline semaphore: {failure}")))?;
+            .map_err(|failure| ExecutorError::Device(format!("no timeline semaphore: {}", cause(&failure))))?;
         let family = queue.queue_family_index();
         let pool_info = vk::CommandPoolCreateInfo::default().queue_family_index(family);
         // SAFETY: the family is one the device was made with.
@@ -228,5 +229,12 @@ fn error(raw: &Raw, code: vk::Result) -> ExecutorError {
 
 /// The driver's answer in words.
 pub fn describe(code: vk::Result) -> String {
-    Validated::Error(VulkanError::from(code)).to_string()
+    let text = VulkanError::from(code).to_string();
+    if code == vk::Result::ERROR_OUT_OF_HOST_MEMORY {
+        // Mesa's Venus driver answers so when it cannot map a piece of its command stream.
+        return format!(
+            "{text}; in a virtual machine its window for mapped GPU memory may be full: give it a larger one"
+        );
+    }
+    text
 }

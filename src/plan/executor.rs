@@ -80,6 +80,9 @@ pub trait Executor {
     /// each region, before any plan that uses it is prepared.
     fn allocate(&mut self, region: Region, bytes: u64) -> Result<(), ExecutorError>;
 
+    /// Waits for everything submitted and gives a region's memory back. Plans that use it never run again.
+    fn free(&mut self, region: Region) -> Result<(), ExecutorError>;
+
     /// Makes a plan ready: pipelines, addresses, recording. The only slow call besides `allocate`.
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError>;
 

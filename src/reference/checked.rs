@@ -225,6 +225,12 @@ impl<D: Executor> Executor for Checked<D> {
         both.device.allocate(region, bytes)
     }
 
+    fn free(&mut self, region: Region) -> Result<(), ExecutorError> {
+        let mut both = self.both();
+        both.memory.free(region);
+        both.device.free(region)
+    }
+
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError> {
         let mut both = self.both();
         let mut prepared = Vec::new();

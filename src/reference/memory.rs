@@ -22,6 +22,10 @@ impl Memory {
         Ok(())
     }
 
+    pub fn free(&mut self, region: Region) {
+        self.regions.remove(&region).unwrap_or_else(|| panic!("{region:?} was not allocated"));
+    }
+
     fn region(&self, region: Region) -> &[u8] {
         bytemuck::cast_slice(self.regions.get(&region).unwrap_or_else(|| panic!("{region:?} was not allocated")))
     }

@@ -59,6 +59,11 @@ impl Executor for Reference {
         self.memory.allocate(region, bytes)
     }
 
+    fn free(&mut self, region: Region) -> Result<(), ExecutorError> {
+        self.memory.free(region);
+        Ok(())
+    }
+
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError> {
         let dispatches: Vec<Dispatch> = plan.dispatches().cloned().collect();
         for dispatch in &dispatches {

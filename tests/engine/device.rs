@@ -147,6 +147,12 @@ impl Executor for Device {
         self.work.get_mut().reference.allocate(region, bytes)
     }
 
+    fn free(&mut self, region: Region) -> Result<(), ExecutorError> {
+        let work = self.work.get_mut();
+        work.finish();
+        work.reference.free(region)
+    }
+
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError> {
         self.work.get_mut().reference.prepare(plan)
     }

@@ -92,6 +92,10 @@ impl Executor for Wrong {
         self.reference.allocate(region, bytes)
     }
 
+    fn free(&mut self, region: Region) -> Result<(), ExecutorError> {
+        self.reference.free(region)
+    }
+
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError> {
         let written = plan
             .dispatches()

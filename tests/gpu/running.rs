@@ -123,6 +123,11 @@ fn every_region_holds_what_was_written() {
     assert!(used.device_bytes >= 5 * bytes && used.mapped_bytes >= 3 * bytes, "{used:?}");
     // Hosts map 16 or 64 KiB pages into guests.
     assert!(used.device_bytes.is_multiple_of(64 << 10) && used.mapped_bytes.is_multiple_of(64 << 10), "{used:?}");
+
+    gpu.free(Region::Staging).expect("it is idle");
+    let left = gpu.memory();
+    assert!(left.mapped_bytes + bytes <= used.mapped_bytes && left.device_bytes == used.device_bytes, "{left:?}");
+    gpu.allocate(Region::Staging, bytes).expect("its place is free again");
 }
 
 fn first_word(region: Region) -> u32 {
