@@ -9,11 +9,11 @@ use anyhow::{Result, anyhow, bail};
 use clap::builder::BoolishValueParser;
 use hesper::engine::pace::{Pace, SILENCE};
 use hesper::engine::request::SamplingParameters;
-use hesper::engine::runner::{Runner, StepRows};
+use hesper::engine::runner::{Runner, SEQUENCES_MAX, StepRows};
 use hesper::engine::solo::Solo;
 use hesper::gguf::Gguf;
 use hesper::gpu::measure_roofline;
-use hesper::kernels::Row;
+use hesper::kernels::{BLOCK_TOKENS, Row, SAMPLED_LAST};
 use hesper::plan::profile::{Profile, Roofline};
 use std::collections::VecDeque;
 use std::io;
@@ -33,7 +33,8 @@ const PROFILED: u32 = 8;
 ///
 /// ppN evaluates a prompt of N random tokens in one go; tgN generates N tokens, one after another. Each is run once to
 /// warm up, unless --no-warmup is given, and then as often as -r says. copyN generates N tokens behind a prompt of N random
-/// tokens said twice, without and with drafts, by turns. Columns and fields are those of llama.cpp's llama-bench.
+/// tokens said twice, without and with drafts, by turns. With --parallel S each of S sequences generates N tokens, side by side;
+/// the rate is of all of them together. Columns and fields are those of llama.cpp's llama-bench.
 ///
 /// With --profile each test is run again, the same part of all layers together. Then every kernel's time, GB/s and GFLOP/s are held against
 /// what the device copies, reads and multiplies at most, measured right before, and what a token costs the host is shown.
@@ -41,6 +42,7 @@ const PROFILED: u32 = 8;
 #[command(after_help = "Examples:\n  hesper bench -m model.gguf\n  \
                         hesper bench -m model.gguf -p 128,512 -n 32 -r 3 -o json\n  \
                         hesper bench -m model.gguf -p 0 -n 64 -d 0,1024 --kv-type q8_0\n  \
+                        hesper bench -m model.gguf -p 0 -n 64 --parallel 1,4,16\n  \
                         hesper bench -m model.gguf -p 0 -n 0 --copy 256 --draft-max 7\n  \
                         hesper bench -m model.gguf -p 512 -n 32 -d 0,2048 -r 3 --profile")]
 pub struct Flags {
@@ -55,6 +57,10 @@ pub struct Flags {
     /// Tokens that are in the cache before; several with commas between.
     #[arg(short = 'd', long, env = "HESPER_N_DEPTH", default_value = "0", value_name = "N", value_delimiter = ',')]
     n_depth: Vec<u32>,
+    /// Sequences that generate side by side; several with commas between.
+    #[arg(long, env = "HESPER_BENCH_PARALLEL", default_value = "1", value_name = "S", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(SEQUENCES_MAX)))]
+    parallel: Vec<u32>,
     /// Tokens to generate behind a prompt that says so many random tokens twice, without and with drafts; several with commas
     /// between; 0 for no such test.
     #[arg(long, env = "HESPER_COPY", default_value = "0", value_name = "N", value_delimiter = ',')]
@@ -98,7 +104,10 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
     let roofline = if flags.profile { Some(measure_roofline(&mut gpu)?) } else { None };
     let alone = Sharing::alone(Some(context_tokens), flags.kv_type.kv_type());
     let draft_max = if copies.is_empty() { 0 } else { flags.speculate.draft_max() };
-    let sharing = Sharing { draft_max, ..alone };
+    let sequences = cases.iter().map(|case| case.parallel).max().unwrap_or(1);
+    // Blocks for all sequences at once: see [`Solo`].
+    let cache_tokens = Some(sequences.saturating_mul(context_tokens.next_multiple_of(BLOCK_TOKENS)));
+    let sharing = Sharing { draft_max, sequences, cache_tokens, ..alone };
     let planned = load::plan(&gguf, gpu.info(), &flags.device, &sharing, &mut notes)?;
     let report = Report::new(&gguf, &device, flags.device.chunk, &planned.model);
     let runner = load::load(planned, &gguf, gpu, &flags.device, &mut notes, |_| ())?;
@@ -135,7 +144,10 @@ pub fn bench(flags: &Flags) -> Result<ExitCode> {
 fn cases(flags: &Flags) -> Vec<Case> {
     let at_depth = |&depth: &u32| {
         let prompts = flags.n_prompt.iter().map(move |&prompt| Case { depth, prompt, ..Case::default() });
-        let generations = flags.n_gen.iter().map(move |&generated| Case { depth, generated, ..Case::default() });
+        let generation = move |generated| {
+            flags.parallel.iter().map(move |&parallel| Case { depth, generated, parallel, ..Case::default() })
+        };
+        let generations = flags.n_gen.iter().flat_map(move |&generated| generation(generated));
         prompts.chain(generations).filter(|case| case.prompt + case.generated > 0)
     };
     flags.n_depth.iter().flat_map(at_depth).collect()
@@ -157,15 +169,16 @@ struct Bench {
 
 impl Bench {
     fn measure(&mut self, case: &Case) -> Result<Meter> {
-        let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
-        let mut solo = Solo::begin(&mut self.runner, &[], &greedy, 0);
         let depth = case.depth as usize;
-        solo.prefill(&self.tokens[..depth], 0, false)?;
         if case.prompt == 0 {
-            // One token, which is not measured, is there to start from.
-            solo.prefill(&self.tokens[depth..=depth], case.depth, true)?;
-            return generate(&mut solo, case.generated);
+            for slot in 0..case.parallel {
+                let mut solo = deep(&mut self.runner, slot, &self.tokens[..depth])?;
+                // One token, which is not measured, is there to start from.
+                solo.prefill(&self.tokens[depth..=depth], case.depth, true)?;
+            }
+            return generate(&mut self.runner, case);
         }
+        let mut solo = deep(&mut self.runner, 0, &self.tokens[..depth])?;
         let meter = Meter::start(solo.runner);
         solo.prefill(&self.tokens[depth..][..case.prompt as usize], case.depth, true)?;
         Ok(meter.stop(solo.runner))
@@ -173,22 +186,24 @@ impl Bench {
 
     /// Runs a case's steps part by part. Of `runs` runs the least time of each part of a step counts.
     fn profile(&mut self, case: &Case, runs: u32, host: Host, roofline: Roofline) -> Result<Profiled> {
-        let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
-        let mut solo = Solo::begin(&mut self.runner, &[], &greedy, 0);
-        let start = case.depth as usize + usize::from(case.prompt == 0);
-        solo.prefill(&self.tokens[..start], 0, false)?;
+        let start = case.depth + u32::from(case.prompt == 0);
+        let (before, behind) = self.tokens.split_at(start as usize);
+        for slot in 1..case.parallel {
+            deep(&mut self.runner, slot, before)?;
+        }
+        let solo = deep(&mut self.runner, 0, before)?;
         let steps: Vec<StepRows> = if case.prompt > 0 {
-            solo.chunks(&self.tokens[start..][..case.prompt as usize], case.depth, true)
+            solo.chunks(&behind[..case.prompt as usize], case.depth, true)
         } else {
-            let row = |(position, &token)| Row { token, position, sequence: 0, live: 1 };
-            let rows = (case.depth + 1..).zip(&self.tokens[start..]).map(row);
-            let step = |row| StepRows { rows: vec![row], outputs: vec![0], plan_rows: 1 };
-            rows.take(case.generated.min(PROFILED) as usize).map(step).collect()
+            let positions = (start..).zip(behind).take(case.generated.min(PROFILED) as usize);
+            positions
+                .map(|(position, &token)| decoding(case.parallel, Row { token, position, ..Row::default() }))
+                .collect()
         };
-        let mut first = steps.iter().map(|step| solo.runner.profile(step)).collect::<Result<Vec<_>, _>>()?;
+        let mut first = steps.iter().map(|step| self.runner.profile(step)).collect::<Result<Vec<_>, _>>()?;
         for _ in 1..runs {
             for (step, (_, least)) in steps.iter().zip(&mut first) {
-                let (_, again) = solo.runner.profile(step)?;
+                let (_, again) = self.runner.profile(step)?;
                 let both = least.times_us.iter_mut().zip(again.times_us);
                 both.for_each(|(least, again)| *least = least.min(again));
             }
@@ -199,26 +214,40 @@ impl Bench {
             profile.add(plan, &times.times_us, step_reach(step));
         }
         let tokens = steps.iter().map(|step| step.rows.len() as u64).sum();
-        let sample_tokens = case.prompt + case.generated;
-        Ok(Profiled { profile, clock, runs, tokens, sample_tokens, host, roofline })
+        Ok(Profiled { profile, clock, runs, tokens, sample_tokens: case.tokens(), host, roofline })
     }
 }
 
-fn generate(solo: &mut Solo<'_>, tokens: u32) -> Result<Meter> {
+/// A greedy sequence in `slot` with `tokens` in the cache.
+fn deep<'r>(runner: &'r mut Runner, slot: u32, tokens: &[u32]) -> Result<Solo<'r>> {
+    let greedy = SamplingParameters { temperature: 0.0, ..SamplingParameters::default() };
+    let mut solo = Solo::begin_in(slot, runner, &[], &greedy, 0);
+    solo.prefill(tokens, 0, false)?;
+    Ok(solo)
+}
+
+/// A step that decodes `row` in each of so many sequences.
+fn decoding(parallel: u32, row: Row) -> StepRows {
+    let rows = (0..parallel).map(|sequence| Row { sequence, live: 1, ..row }).collect();
+    StepRows { rows, outputs: (0..parallel).collect(), plan_rows: parallel }
+}
+
+fn generate(runner: &mut Runner, case: &Case) -> Result<Meter> {
+    let step = decoding(case.parallel, Row { token: SAMPLED_LAST, ..Row::default() });
     let (mut submitted, mut flights) = (0, VecDeque::new());
     let mut pace = Pace::new(SILENCE);
-    let meter = Meter::start(solo.runner);
-    for done in 0..tokens {
-        while submitted < tokens.min(done + 1 + AHEAD) {
-            flights.push_back(solo.submit_decode()?);
+    let meter = Meter::start(runner);
+    for done in 0..case.generated {
+        while submitted < case.generated.min(done + 1 + AHEAD) {
+            flights.push_back(runner.submit(&step)?);
             submitted += 1;
         }
-        let Some(step) = flights.pop_front() else { break };
-        pace.wait(solo.runner, || false, |runner| runner.sampled(step, 0))?
+        let Some(flight) = flights.pop_front() else { break };
+        pace.wait(runner, || false, |runner| runner.is_done(flight, step.outputs.len()).then_some(()))?
             .ok_or_else(|| anyhow!("the device gave no token"))?;
     }
-    let meter = meter.stop(solo.runner);
-    solo.runner.wait()?;
+    let meter = meter.stop(runner);
+    runner.wait()?;
     Ok(meter)
 }
 

@@ -15,7 +15,7 @@ const TIMES: u32 = 2;
 
 /// The case of `generated` tokens, in one of both ways.
 pub fn case(generated: u32, copy: Copying) -> Case {
-    Case { depth: 0, prompt: TIMES * generated, generated, copy: Some(copy) }
+    Case { depth: 0, prompt: TIMES * generated, generated, copy: Some(copy), ..Case::default() }
 }
 
 /// Measures each of `generated`, tokens to copy, and tells `write` of both ways. The prompts are made of `tokens`, of which

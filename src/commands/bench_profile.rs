@@ -2,6 +2,7 @@
 
 use super::bench_report::rounded;
 use hesper::engine::runner::{Runner, StepRows};
+use hesper::kernels::Row;
 use hesper::plan::Clock;
 use hesper::plan::profile::{Line, Profile, Reach, Roofline};
 use rustix::time::{ClockId, clock_gettime};
@@ -71,10 +72,12 @@ impl Host {
     }
 }
 
-/// How far a step of one sequence looks back.
+/// How far a step looks back: all that its sequences have in the cache is read once.
 pub fn step_reach(step: &StepRows) -> Reach {
-    let seen = || step.rows.iter().map(|row| u64::from(row.position) + 1);
-    Reach { cached_tokens: seen().max().unwrap_or(0), pairs: seen().sum() }
+    let seen = |rows: &[Row]| rows.iter().map(|row| u64::from(row.position) + 1).collect::<Vec<_>>();
+    let sequences = step.rows.chunk_by(|a, b| a.sequence == b.sequence);
+    let cached_tokens = sequences.filter_map(|rows| seen(rows).into_iter().max()).sum();
+    Reach { cached_tokens, pairs: seen(&step.rows).iter().sum() }
 }
 
 /// A test's profile.
@@ -225,7 +228,6 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hesper::kernels::Row;
 
     #[test]
     fn cpu_time_grows_with_work() {
@@ -266,5 +268,8 @@ mod tests {
         let row = |position| Row { token: 0, position, sequence: 0, live: 1 };
         let step = StepRows { rows: vec![row(9), row(10)], outputs: vec![], plan_rows: 4 };
         assert_eq!(step_reach(&step), Reach { cached_tokens: 11, pairs: 21 });
+        let other = Row { sequence: 1, ..row(4) };
+        let step = StepRows { rows: vec![row(9), other], outputs: vec![0, 1], plan_rows: 2 };
+        assert_eq!(step_reach(&step), Reach { cached_tokens: 15, pairs: 15 });
     }
 }

@@ -19,12 +19,20 @@ pub enum Format {
 }
 
 /// One thing to measure, behind `depth` tokens: a prompt, or tokens to generate, perhaps from a prompt that invites to copy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
     pub depth: u32,
     pub prompt: u32,
+    /// In each of `parallel` sequences.
     pub generated: u32,
+    pub parallel: u32,
     pub copy: Option<Copying>,
+}
+
+impl Default for Case {
+    fn default() -> Case {
+        Case { depth: 0, prompt: 0, generated: 0, parallel: 1, copy: None }
+    }
 }
 
 /// How a copy is generated.
@@ -42,7 +50,14 @@ impl Case {
         self.depth.saturating_add(self.prompt).saturating_add(self.generated).saturating_add(2)
     }
 
-    /// As `pp512` or `tg128 @ d1024`.
+    /// Of all sequences.
+    pub fn tokens(&self) -> u32 {
+        // What is copied from is not measured.
+        let prompt = if self.copy.is_some() { 0 } else { self.prompt };
+        prompt + self.generated * self.parallel
+    }
+
+    /// As `pp512`, `tg128 @ d1024` or `tg128 x16`.
     fn name(&self) -> String {
         let name = match (self.prompt, self.copy) {
             (_, Some(Copying::Plainly)) => format!("copy{}", self.generated),
@@ -50,6 +65,7 @@ impl Case {
             (0, None) => format!("tg{}", self.generated),
             (prompt, None) => format!("pp{prompt}"),
         };
+        let name = if self.parallel > 1 { format!("{name} x{}", self.parallel) } else { name };
         if self.depth > 0 { format!("{name} @ d{}", self.depth) } else { name }
     }
 }
@@ -193,6 +209,7 @@ impl Report {
             "n_prompt": result.case.prompt,
             "n_gen": result.case.generated,
             "n_depth": result.case.depth,
+            "n_parallel": result.case.parallel,
             "copy": result.case.copy.is_some(),
             "speculate": if result.case.copy == Some(Copying::WithDrafts) { "ngram" } else { "off" },
             "n_drafted": result.drafts.0,
@@ -227,9 +244,7 @@ pub(super) fn csv_cell(value: &Value) -> String {
 
 /// Tokens per second of each sample.
 fn rates(result: &Result) -> Vec<f64> {
-    let Case { prompt, generated, copy, .. } = result.case;
-    // What is copied from is not measured.
-    let tokens = f64::from(if copy.is_some() { generated } else { prompt + generated });
+    let tokens = f64::from(result.case.tokens());
     result.samples.iter().map(|sample| tokens / sample.as_secs_f64().max(1e-9)).collect()
 }
 
@@ -302,6 +317,8 @@ mod tests {
     fn tests_are_named_as_llama_bench_does() {
         assert_eq!(Case { prompt: 512, ..Case::default() }.name(), "pp512");
         assert_eq!(Case { depth: 64, generated: 32, ..Case::default() }.name(), "tg32 @ d64");
+        let case = Case { depth: 64, generated: 32, parallel: 16, ..Case::default() };
+        assert_eq!((case.name().as_str(), case.tokens()), ("tg32 x16 @ d64", 512));
         let copy = Case { prompt: 64, generated: 32, copy: Some(Copying::WithDrafts), ..Case::default() };
         assert_eq!(copy.name(), "copy32 ngram");
     }

@@ -77,10 +77,8 @@ fn side_by_side(runner: &mut Runner, count: u32) -> Result<(), ExecutorError> {
     let mut mask = vec![0; runner.mask_words()];
     mask[0] = 0b1010;
     let sampling = SamplingParameters::default();
-    let a_sequence = runner.model().sizes.blocks_a_sequence();
     for slot in 0..count {
-        runner.begin(slot, &[], &[], &sampling, 1);
-        runner.put_blocks(slot, 0, &(slot * a_sequence..(slot + 1) * a_sequence).collect::<Vec<u32>>());
+        Solo::begin_in(slot, runner, &[], &sampling, 1);
     }
     runner.restrict(1, &sampling, 1, Some(&mask));
     let rows = (0..count).map(|sequence| Row { token: 1, position: 0, sequence, live: 1 }).collect();

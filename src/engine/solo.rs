@@ -6,19 +6,31 @@ use super::schedule;
 use crate::kernels::{Row, SAMPLED_LAST};
 use crate::plan::ExecutorError;
 
-/// A sequence in slot 0 with the cache's first blocks. What it has in the cache stays for the next one.
+/// A sequence in a slot, with blocks of the cache that no other slot has. What it has in the cache stays for the next one.
 pub struct Solo<'r> {
     pub runner: &'r mut Runner,
+    slot: u32,
     last: Option<StepNumber>,
 }
 
 impl Solo<'_> {
     /// Makes slot 0 ready for an answer to `prompt`; nothing may be in flight.
     pub fn begin<'r>(runner: &'r mut Runner, prompt: &[u32], sampling: &SamplingParameters, seed: u64) -> Solo<'r> {
-        runner.begin(0, prompt, &[], sampling, seed);
-        let blocks: Vec<u32> = (0..runner.model().sizes.blocks_a_sequence()).collect();
-        runner.put_blocks(0, 0, &blocks);
-        Solo { runner, last: None }
+        Solo::begin_in(0, runner, prompt, sampling, seed)
+    }
+
+    /// The same in any slot, for which the cache must have blocks.
+    pub fn begin_in<'r>(
+        slot: u32,
+        runner: &'r mut Runner,
+        prompt: &[u32],
+        sampling: &SamplingParameters,
+        seed: u64,
+    ) -> Solo<'r> {
+        runner.begin(slot, prompt, &[], sampling, seed);
+        let count = runner.model().sizes.blocks_a_sequence();
+        runner.put_blocks(slot, 0, &(slot * count..(slot + 1) * count).collect::<Vec<u32>>());
+        Solo { runner, slot, last: None }
     }
 
     /// Evaluates `tokens`, which stand at `first_position` and behind, in chunks, and waits. With `sample`, the token after
@@ -40,7 +52,7 @@ impl Solo<'_> {
             // A single token without an output is no decoding.
             let shares = schedule::share(&[left.max(2)], self.runner.model().sizes.prefill_rows());
             let end = done + shares.tokens[0].min(left) as usize;
-            let row = |(position, &token)| Row { token, position, sequence: 0, live: 1 };
+            let row = |(position, &token)| Row { token, position, sequence: self.slot, live: 1 };
             let rows: Vec<Row> = (first_position + done as u32..).zip(&tokens[done..end]).map(row).collect();
             let outputs = if sample && end == tokens.len() { vec![rows.len() as u32 - 1] } else { Vec::new() };
             steps.push(StepRows { rows, outputs, plan_rows: shares.rows });
@@ -51,7 +63,7 @@ impl Solo<'_> {
 
     /// Starts the evaluation of the token sampled last, and the sampling of the next.
     pub fn submit_decode(&mut self) -> Result<StepNumber, ExecutorError> {
-        let rows = vec![Row { token: SAMPLED_LAST, position: 0, sequence: 0, live: 1 }];
+        let rows = vec![Row { token: SAMPLED_LAST, position: 0, sequence: self.slot, live: 1 }];
         let step = self.runner.submit(&StepRows { rows, outputs: vec![0], plan_rows: 1 })?;
         self.last = Some(step);
         Ok(step)
