@@ -57,7 +57,11 @@ const uint PARTS = 1;
 #else
 const uint PARTS = gl_WorkGroupSize.x / TILE_ROWS;
 #endif
+#if defined(WOVEN)
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer BlocksIn { float v[][BLOCK_COLS]; };
+#else
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer BlocksIn { vec4 v[][BLOCK_COLS / 4]; };
+#endif
 shared float partial_sums[gl_WorkGroupSize.x > TILE_ROWS ? gl_WorkGroupSize.x * ROWS * TOKENS : 1];
 
 // A lane's state. At file scope, since arrays sized by specialization constants cannot be passed to functions.
@@ -69,6 +73,46 @@ float silu(float v) {
     return v / (1.0 + exp(-v));
 }
 
+#if defined(WOVEN)
+// Element k of a block of columns of the row of x at `first`. One at a time, since whatever is loaded together holds
+// registers from then on.
+float load_x(uint first, uint block, uint k) {
+    float v;
+    if (RAGGED) {
+        const uint at = block * BLOCK_COLS + k;
+        v = FloatIn(x).v[4 * first + at];
+        if (at >= cols) {
+            v = 0.0;
+        }
+    } else {
+        // One address for all of the block, and constants.
+        v = BlocksIn(x).v[first / (BLOCK_COLS / 4) + block][k];
+    }
+    if (NORM == 1) {
+        v *= FloatIn(gain).v[min(block * BLOCK_COLS + k, cols - 1)];
+    }
+    return v;
+}
+
+// Adds one block of columns to the sums.
+void accumulate(uint block) {
+    [[unroll]] for (uint k = 0; k < BLOCK_COLS; ++k) {
+        float q[ROWS];
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+            if (k % (4 * WORD_FOURS) == 0) {
+                load_word(weight, b[r], k / 4);
+            }
+            q[r] = quant(b[r], k / 4, k % 4);
+        }
+        [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+            const float v = load_x(x_first[t], block, k);
+            [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+                sum[r * TOKENS + t] = fma(q[r], v, sum[r * TOKENS + t]);
+            }
+        }
+    }
+}
+#else
 // Elements 4c..4c+3 of a block of columns of the row of x at `first`.
 vec4 load_x(uint first, uint block, uint c) {
     const uint k4 = block * (BLOCK_COLS / 4) + c;
@@ -143,6 +187,7 @@ void accumulate(uint block) {
     }
 #endif
 }
+#endif
 
 // Adds the parts' sums, in order, into part 0's.
 void combine(uint part, uint lane) {

@@ -12,6 +12,19 @@ const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
 
 #include "row_word.glsl"
 
+#if !defined(UNSCALED)
+// An integer becomes a float by standing at the top of the mantissa of POWER, from bit PLACE on: POWER + the integer. The
+// multiply-add that scales it takes the power away, exactly, since the scale leaves bits enough.
+const uint PLACE = 23 - QUANT_WORDS - HIGH_BITS;
+const uint POWER = 1u << (23 - PLACE);
+const uint MANTISSA = (150 - PLACE) << 23; // the bits of POWER
+
+// A word with what stood at bit `from` at bit `to`.
+uint shifted(uint word, uint from, uint to) {
+    return from < to ? word << (to - from) : word >> (from - to);
+}
+#endif
+
 // 32 elements of one row: where they are, and the words of those that are needed next.
 struct Block {
     uint at;
@@ -21,7 +34,7 @@ struct Block {
     uint high[HIGH_BITS];
 #endif
 #if !defined(UNSCALED)
-    // Of the block's two halves: an element is its integer × scale + offset.
+    // Of the block's two halves: an element is (POWER + its integer) × scale + offset.
     vec2 scale;
     vec2 offset;
 #endif
@@ -54,7 +67,7 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
 #if !defined(UNSCALED)
     const Scales scales = scales_of(word, super_word);
     b.scale = scales.scale;
-    b.offset = fma(scales.scale, vec2(-float(OFFSET)), vec2(scales.minimum));
+    b.offset = fma(scales.scale, vec2(-float(OFFSET + POWER)), vec2(scales.minimum));
 #endif
     return b;
 }
@@ -71,30 +84,27 @@ void load_word(UintIn weight, inout Block b, uint c) {
     }
 }
 
-// Elements 4c..4c+3, whose words are loaded.
-vec4 quants(Block b, uint c) {
+// Element 4c + i, whose words are loaded.
+float quant(Block b, uint c, uint i) {
 #if defined(FORMAT_F32)
-    return uintBitsToFloat(b.q);
+    return uintBitsToFloat(b.q[i]);
 #elif defined(FORMAT_F16)
-    return vec4(unpackHalf2x16(b.q.x), unpackHalf2x16(b.q.y));
+    return unpackHalf2x16(b.q[i / 2])[i % 2];
 #elif defined(FORMAT_BF16)
-    return uintBitsToFloat(uvec4(b.q.x << 16, b.q.x & 0xffff0000u, b.q.y << 16, b.q.y & 0xffff0000u));
+    return uintBitsToFloat(i % 2 == 0 ? b.q[i / 2] << 16 : b.q[i / 2] & 0xffff0000u);
 #else
-    const uint first = (c % WORD_FOURS) * 4 * QUANT_WORDS;
-    vec4 scale = vec4(c < GROUP_FOURS ? b.scale.x : b.scale.y);
-    uvec4 n;
-    [[unroll]] for (uint i = 0; i < 4; ++i) {
-        const uint shift = first + i * QUANT_WORDS;
+    const uint from = ((c % WORD_FOURS) * 4 + i) * QUANT_WORDS;
+    uint n = MANTISSA | (shifted(b.q.x, from, PLACE) & (((1u << QUANT_WORDS) - 1) << PLACE));
 #if HIGH_BITS > 0
-        const uint bit = (4 * c + i) * HIGH_BITS;
-        n[i] = ((b.q.x >> shift) & 0xfu) | (((b.high[bit / 32] >> (bit % 32)) & ((1u << HIGH_BITS) - 1)) << 4);
-#else
-        // Where it stands, and the scale makes up for that; but a conversion takes the top bit for a sign.
-        const bool top = shift == 32 - QUANT_WORDS;
-        n[i] = top ? b.q.x >> shift : b.q.x & (((1u << QUANT_WORDS) - 1) << shift);
-        scale[i] *= top ? 1.0 : 1.0 / float(1u << shift);
+    const uint bit = (4 * c + i) * HIGH_BITS;
+    n |= shifted(b.high[bit / 32], bit % 32, PLACE + 4) & (((1u << HIGH_BITS) - 1) << (PLACE + 4));
 #endif
-    }
-    return fma(vec4(ivec4(n)), scale, vec4(c < GROUP_FOURS ? b.offset.x : b.offset.y));
+    const bool low = c < GROUP_FOURS;
+    return fma(uintBitsToFloat(n), low ? b.scale.x : b.scale.y, low ? b.offset.x : b.offset.y);
 #endif
+}
+
+// Elements 4c..4c+3.
+vec4 quants(Block b, uint c) {
+    return vec4(quant(b, c, 0), quant(b, c, 1), quant(b, c, 2), quant(b, c, 3));
 }
