@@ -1,12 +1,12 @@
-// Repacked weights for a CPU driver, loaded by vectors (lib/row_word.glsl). A tile has as many rows as a subgroup has lanes, 8 or 16, and STRIP tiles lie side
-// by side, so that a workgroup that owns them reads each plane from one end to the other:
+// Repacked weights for a CPU driver, loaded by vectors (lib/row_word.glsl). A tile has as many rows as a subgroup has lanes, 8
+// or 16, and STRIP tiles lie side by side, so that a workgroup that owns them reads each plane from one end to the other:
 //
 //   quants  [strip][block][tile][QUANT_WORDS][row] uint   the low bits of 32 elements of a row, element 0 lowest
 //   high    [strip][block][tile][HIGH_BITS][row] uint     the bits above the fourth
 //   scales  [strip][block][tile][row] uint                a pair of halves for each block, or
 //           [strip][block / 2][tile][row] uint            16 bits for each of two blocks, the even one low
 //   supers  [strip][block / 8][tile][row] uint
-const uint STRIP = QUANT_WORDS < 8 ? 4 : 2;
+const uint STRIP = 2;
 // Vectors of four elements that share a word.
 const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
 

@@ -20,12 +20,11 @@ impl Arrangement {
         }
     }
 
-    /// Tiles that lie side by side in memory. A workgroup owns them all, so a block of them is 512 bytes to 2 KiB long: then
-    /// a CPU's prefetching keeps up, and their sums fit its registers (docs/performance.md).
-    pub fn strip(self, format: BlockFormat) -> u32 {
+    /// Tiles that lie side by side in memory: those of a workgroup, which then reads one stream from one end to the other, so
+    /// that a CPU's prefetching keeps up (docs/performance.md).
+    pub fn strip(self) -> u32 {
         match self {
             Arrangement::Lanes => 1,
-            Arrangement::Woven { .. } if Units::of(format).quant_words < 8 => 4,
             Arrangement::Woven { .. } => 2,
         }
     }
@@ -102,7 +101,7 @@ impl Layout {
             return Err(unaddressable());
         }
         let units = Units::of(format);
-        let lanes = u64::from(tiles).next_multiple_of(u64::from(arrangement.strip(format)))
+        let lanes = u64::from(tiles).next_multiple_of(u64::from(arrangement.strip()))
             * u64::from(arrangement.tile_rows());
         let blocks = u64::from(cols.div_ceil(BLOCK_COLS));
         let lane_blocks = lanes.checked_mul(blocks).ok_or_else(unaddressable)?;

@@ -77,16 +77,13 @@ impl Policy {
     }
 
     fn mat_mul_software(&self, layout: &Layout, tokens: u32) -> MatMulShape {
-        let rows = match layout.arrangement {
-            Arrangement::Lanes => 4,
-            woven => woven.strip(layout.format),
+        // As many sums as registers hold beside what takes the elements apart: CPUs with vectors of 16 floats have 32 of them,
+        // others 16.
+        let (rows, tokens_max) = match layout.arrangement {
+            Arrangement::Lanes => (4, 4),
+            Arrangement::Woven { tile_rows } => (layout.arrangement.strip(), tile_rows / 2),
         };
-        // As many sums as registers hold: with 8 tokens fewer elements are taken apart for each (lavapipe, Mesa 26.2.6, 16
-        // lanes, 2 cores, 2026-11: 270 t/s against 255 of a prompt).
-        match (layout.arrangement, rows) {
-            (Arrangement::Woven { .. }, 4) if tokens >= 8 => MatMulShape { rows: 2, tokens: 8, parts: 1 },
-            _ => MatMulShape { rows, tokens: tokens.next_power_of_two().min(4), parts: 1 },
-        }
+        MatMulShape { rows, tokens: tokens.next_power_of_two().min(tokens_max), parts: 1 }
     }
 
     fn mat_mul_gpu(&self, layout: &Layout, tokens: u32) -> MatMulShape {

@@ -42,7 +42,7 @@ impl Place {
 
     /// The number of the tile's block among those of all tiles, in the order of memory: tiles of a strip take turns.
     fn tile_block(&self, tile_blocks: usize, block: usize) -> usize {
-        let strip = self.layout.arrangement.strip(self.layout.format) as usize;
+        let strip = self.layout.arrangement.strip() as usize;
         (self.tile / strip * tile_blocks + block) * strip + self.tile % strip
     }
 
