@@ -6,7 +6,7 @@
 //   scales  [strip][block][tile][row] uint                a pair of halves for each block, or
 //           [strip][block / 2][tile][row] uint            16 bits for each of two blocks, the even one low
 //   supers  [strip][block / 8][tile][row] uint
-const uint STRIP = 2;
+const uint STRIP = 32 / TILE_ROWS;
 // Vectors of four elements that share a word.
 const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
 

@@ -20,12 +20,12 @@ impl Arrangement {
         }
     }
 
-    /// Tiles that lie side by side in memory: those of a workgroup, which then reads one stream from one end to the other, so
-    /// that a CPU's prefetching keeps up (docs/performance.md).
+    /// Tiles that lie side by side in memory: those of a workgroup, 32 rows, which then reads one stream from one end to the
+    /// other, so that a CPU's prefetching keeps up (docs/performance.md).
     pub fn strip(self) -> u32 {
         match self {
             Arrangement::Lanes => 1,
-            Arrangement::Woven { .. } => 2,
+            Arrangement::Woven { tile_rows } => 32 / tile_rows,
         }
     }
 
