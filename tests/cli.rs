@@ -299,6 +299,28 @@ fn bench_reports_each_test() {
 }
 
 #[test]
+fn sequences_side_by_side_share_their_steps() {
+    assert_holds(
+        &text(&hesper(&["bench", "-m", MODEL, "--parallel", "33"]).output().expect("it starts").stderr),
+        &["1..=32"],
+    );
+    if !with_device() {
+        return;
+    }
+    let mut jsonl = hesper(&["bench", "-m", MODEL, "-p", "0", "-n", "4", "-d", "5", "-r", "1", "--allow-software"]);
+    jsonl.args(["--parallel", "1,4", "--profile", "-o", "jsonl"]);
+    let printed = succeed(jsonl);
+    let tests: Vec<serde_json::Value> = printed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let [one, four] = tests.as_slice() else { panic!("two tests, not {printed}") };
+    assert_eq!([&one["n_parallel"], &four["n_parallel"]], [1, 4]);
+    assert_eq!([&one["profile"]["submissions"], &four["profile"]["submissions"]], [1.0, 0.25]);
+    // Every token counts: the rate is of all of them.
+    let (seconds, rate) = (four["avg_ns"].as_f64().expect("a time") / 1e9, four["avg_ts"].as_f64().expect("a rate"));
+    assert!((rate * seconds / 16.0 - 1.0).abs() < 1e-3, "{four}");
+    assert_eq!([&one["profile"]["tokens"], &four["profile"]["tokens"]], [4, 16]);
+}
+
+#[test]
 fn a_profile_accounts_for_every_dispatch_of_a_token() {
     let refused = fail(hesper(&["bench", "-m", MODEL, "--profile", "-o", "csv"]));
     assert_holds(&refused, &["--profile", "md, json or jsonl"]);

@@ -100,7 +100,11 @@ pub fn health(flags: &Flags) -> Result<ExitCode> {
     // Already installed is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // A check of this server, not of a proxy between.
-    let client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none());
+    let mut client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none());
+    if address.scheme() == "http" {
+        // An image without certificates does for that.
+        client = client.tls_certs_only([]);
+    }
     // The server of this machine is asked by an address that its certificate does not name, and is told nothing secret.
     let client = client.tls_danger_accept_invalid_certs(flags.url.is_none() && flags.tls_cert.is_some()).build()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

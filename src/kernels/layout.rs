@@ -101,8 +101,8 @@ impl Layout {
             return Err(unaddressable());
         }
         let units = Units::of(format);
-        let lanes = u64::from(tiles).next_multiple_of(u64::from(arrangement.strip()))
-            * u64::from(arrangement.tile_rows());
+        let lanes =
+            u64::from(tiles).next_multiple_of(u64::from(arrangement.strip())) * u64::from(arrangement.tile_rows());
         let blocks = u64::from(cols.div_ceil(BLOCK_COLS));
         let lane_blocks = lanes.checked_mul(blocks).ok_or_else(unaddressable)?;
         let mut words = 0u64;

@@ -36,7 +36,7 @@ pub enum ClientError {
     #[error("{url} is no address of a server: {problem}; give one as http://127.0.0.1:8080")]
     Url { url: String, problem: String },
     #[error("no HTTP client can be made: {0}")]
-    Build(reqwest::Error),
+    Build(String),
     #[error("{url}: {failure}; check that the server runs there and speaks OpenAI's API")]
     Models { url: String, failure: Failure },
     #[error("{url} lists no model; name one with --model")]
@@ -271,7 +271,11 @@ fn http_client(base: &Url, settings: &Settings, idle_connections: usize) -> Resu
         // What runs on this machine is never behind a proxy.
         builder = builder.no_proxy();
     }
-    builder.build().map_err(ClientError::Build)
+    if base.scheme() == "http" {
+        // A machine without certificates does for that.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|error| ClientError::Build(root(&error)))
 }
 
 /// A failure to send, or to get the answer's head.
