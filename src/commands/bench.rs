@@ -58,7 +58,7 @@ pub struct Flags {
     #[arg(short = 'd', long, env = "HESPER_N_DEPTH", default_value = "0", value_name = "N", value_delimiter = ',')]
     n_depth: Vec<u32>,
     /// Sequences that generate side by side; several with commas between.
-    #[arg(long, env = "HESPER_BENCH_PARALLEL", default_value = "1", value_name = "S", value_delimiter = ',',
+    #[arg(long, env = "HESPER_PARALLEL", default_value = "1", value_name = "S", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=i64::from(SEQUENCES_MAX)))]
     parallel: Vec<u32>,
     /// Tokens to generate behind a prompt that says so many random tokens twice, without and with drafts; several with commas

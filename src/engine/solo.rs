@@ -1,4 +1,4 @@
-//! One sequence that has a runner to itself, stepped by hand: for measurements, self-tests and tests.
+//! Sequences stepped by hand, without an engine: for measurements, self-tests and tests.
 
 use super::request::SamplingParameters;
 use super::runner::{Runner, StepNumber, StepRows};
@@ -14,7 +14,7 @@ pub struct Solo<'r> {
 }
 
 impl Solo<'_> {
-    /// Makes slot 0 ready for an answer to `prompt`; nothing may be in flight.
+    /// Makes slot 0 ready for an answer to `prompt`. Nothing may be in flight that uses it.
     pub fn begin<'r>(runner: &'r mut Runner, prompt: &[u32], sampling: &SamplingParameters, seed: u64) -> Solo<'r> {
         Solo::begin_in(0, runner, prompt, sampling, seed)
     }
