@@ -155,9 +155,6 @@ void accumulate(uint block) {
 #endif
         }
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-            if (c % WORD_FOURS == 0) {
-                load_word(weight, b[r], c);
-            }
             const vec4 q = quants(b[r], c);
             [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
                 const uint i = r * TOKENS + t;

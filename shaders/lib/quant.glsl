@@ -113,7 +113,6 @@ Scales scales_of(uint word, uint super_word) {
 #if defined(WOVEN)
 #include "woven.glsl"
 #else
-const uint WORD_FOURS = 8;
 const uint CHUNKS = QUANT_WORDS / 4;
 
 // 32 elements of one row.

@@ -14,7 +14,8 @@ const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
 
 #if !defined(UNSCALED)
 // An integer becomes a float by standing at the top of the mantissa of POWER, from bit PLACE on: POWER + the integer. The
-// multiply-add that scales it takes the power away, exactly, since the scale leaves bits enough.
+// multiply-add that scales it takes the power away: exactly, since the scale leaves bits enough, but where a minimum is added
+// to the power's share and rounded with it.
 const uint PLACE = 23 - QUANT_WORDS - HIGH_BITS;
 const uint POWER = 1u << (23 - PLACE);
 const uint MANTISSA = (150 - PLACE) << 23; // the bits of POWER

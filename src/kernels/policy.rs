@@ -77,8 +77,9 @@ impl Policy {
     }
 
     fn mat_mul_software(&self, layout: &Layout, tokens: u32) -> MatMulShape {
-        // As many sums as registers hold beside what takes the elements apart: CPUs with vectors of 16 floats have 32 of them,
-        // others 16.
+        // As many sums as registers hold beside what takes the elements apart: CPUs with vectors of 16 floats have 32 of them
+        // (lavapipe, Mesa 26.2.6, 16 lanes, 2 cores, 2026-11: docs/performance.md). Those with vectors of 8 have 16; none was
+        // at hand to measure.
         let (rows, tokens_max) = match layout.arrangement {
             Arrangement::Lanes => (4, 4),
             Arrangement::Woven { tile_rows } => (layout.arrangement.strip(), tile_rows / 2),
