@@ -25,16 +25,19 @@ layout(push_constant, scalar) uniform Push {
     Vec2In rope;
     RowIn rows;
     UintIn blocks;
-    CacheOut keys;
-    CacheOut values;
+    Uvec4Out keys;
+    Uvec4Out values;
     Vec4Out y;
     uint x_stride;
     uint y_stride;
     uint max_blocks;
+    uint cache_blocks; // of the layer's cache
     uint count; // rows
     float scale;
     float eps;
 };
+
+#include "lib/cache.glsl"
 
 const uint GROUP = HEADS / KV_HEADS;
 const uint QUERIES = ROWS * PART; // query r × PART + h is head h of the workgroup's row r

@@ -19,12 +19,15 @@ layout(push_constant, scalar) uniform Push {
     RowIn rows;
     UintIn blocks;
     FloatOut q;
-    CacheOut keys;
-    CacheOut values;
+    Uvec4Out keys;
+    Uvec4Out values;
     uint stride;
     uint max_blocks;
+    uint cache_blocks; // of the layer's cache
     float eps;
 };
+
+#include "lib/cache.glsl"
 
 #define MEET barrier()
 #include "lib/store.glsl"

@@ -22,7 +22,6 @@ layout(buffer_reference, scalar, buffer_reference_align = 8) buffer KeysBy8Out {
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer KeysBy16Out { Element v[][16]; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer EightValuesOut { Element v[][8]; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer ManyValuesOut { Element v[][32]; };
-layout(buffer_reference, scalar, buffer_reference_align = 8) buffer LinesOut { uint v[][16]; };
 layout(buffer_reference, scalar, buffer_reference_align = 8) buffer FourScalesOut { float16_t v[][4]; };
 
 const uint VALUES = HEAD_DIM / VALUE_DIMS;        // elements of a token's values
@@ -32,8 +31,8 @@ const float LOG2_E = 1.44269504;
 
 // Addresses, taken from the push constants before any loop: what a loop computes and others use becomes a variable, under a
 // mask.
-CacheOut key_memory;
-CacheOut value_memory;
+Uvec4Out key_memory;
+Uvec4Out value_memory;
 Vec4Out query_memory;
 uint query_first[QUERIES]; // in vec4
 float top[QUERIES];        // highest score so far, equal in all lanes
@@ -181,20 +180,6 @@ void score_tile(uint block, uint start, out float score[QUERIES]) {
     } while (dim < HEAD_DIM);
 }
 
-// Reads some of every cache line of a tile ahead of its turn: a processor's own prefetching ends with a page, and a kv head's
-// part of a block is hardly more.
-uint touch_tile(uint block, uint start) {
-    const uint per_line = VALUE_DIMS > 1 ? 64 : 32; // elements
-    const uint key_line = key_element(block, kv_head, 0, start) / per_line;
-    const uint value_line = value_element(block, kv_head, 0, start) / per_line;
-    uint seen = 0;
-    [[unroll]] for (uint line = 0; line < HEAD_DIM * LANES / per_line; line++) {
-        seen |= LinesOut(key_memory).v[key_line + line][0];
-        seen |= LinesOut(value_memory).v[value_line + line][0];
-    }
-    return seen;
-}
-
 // Of all lanes. Broadcasts by constants are single instructions; lavapipe's subgroupMax goes from lane to lane.
 float highest(float own) {
     float all[16];
@@ -314,11 +299,8 @@ void attend_run() {
         }
     }
     uint start = 0;
-    uint seen = 0;
     do {
         const uint block = block_of(start);
-        const uint next = min(start + LANES, last);
-        seen |= touch_tile(block_of(next), next / LANES * LANES);
         float weight[QUERIES];
         score_tile(block, start, weight);
         weigh_tile(start, weight);
@@ -326,8 +308,4 @@ void attend_run() {
         start += LANES;
     } while (start <= last);
     store_sums();
-    // Never: it is there for what was read.
-    if (start == 0 && seen == 1) {
-        FloatOut(y).v[4 * y_first(0)] = 0.0;
-    }
 }

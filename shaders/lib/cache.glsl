@@ -1,11 +1,12 @@
-// The cache of a layer: keys and values in blocks of BLOCK_TOKENS tokens, each kv head's part of a block by itself. Shared by
-// rope_store and attend.
+// The cache of a layer: keys and values in blocks of BLOCK_TOKENS tokens, of one kv head after the other, so that a sequence
+// whose blocks follow each other is read from one end to the other. Shared by rope_store and attend, whose push constants say
+// how many blocks there are: cache_blocks.
 //
 // Elements are halves, or bytes (KV_Q8_0). For GPUs a lane loads a unit, 8 dimensions of a token:
-//   keys:   [block][kv_head][head_dim / 8][BLOCK_TOKENS][8]
-//   values: [block][kv_head][BLOCK_TOKENS][head_dim]
+//   keys:   [kv_head][block][head_dim / 8][BLOCK_TOKENS][8]
+//   values: [kv_head][block][BLOCK_TOKENS][head_dim]
 // WOVEN, for CPU drivers: keys of KEY_TOKENS tokens stand side by side, KEY_DIMS dimensions of each; values as above.
-//   keys:   [block][kv_head][BLOCK_TOKENS / KEY_TOKENS][head_dim / KEY_DIMS][KEY_TOKENS][KEY_DIMS]
+//   keys:   [kv_head][block][BLOCK_TOKENS / KEY_TOKENS][head_dim / KEY_DIMS][KEY_TOKENS][KEY_DIMS]
 //
 // KV_Q8_0 is llama.cpp's format of that name (quantize_row_q8_0_ref of ggml-quants): a group of 32 dimensions of a token has
 // a scale d = max |x| / 127, rounded to a half, and x becomes n = round(x / d), a signed byte. The scales stand behind the
@@ -14,8 +15,6 @@
 //   values: [BLOCK_TOKENS][GROUPS]
 //
 // Elements and halves are indexed in 32 bits with sign: a layer's keys, and its values, stay below 2^31 of them.
-
-#define CacheOut Uvec4Out
 
 const uint PART_ELEMENTS = BLOCK_TOKENS * HEAD_DIM; // of a kv head's part of a block
 #if defined(KV_Q8_0)
@@ -30,7 +29,7 @@ const uint KEY_TOKENS = 16;
 
 // Where a kv head's part of a block begins, in elements.
 uint part_first(uint block, uint kv_head) {
-    return (block * KV_HEADS + kv_head) * PART_STRIDE;
+    return (kv_head * cache_blocks + block) * PART_STRIDE;
 }
 
 // Where an element of a key, or of a value, lies.

@@ -13,8 +13,6 @@ layout(constant_id = 6) const bool QK_NORM = true;   // q and k are normalized p
 
 const uint PAIRS = HEAD_DIM / 2;
 
-#include "cache.glsl"
-
 // The two dimensions of a head that are its pair-th pair: first those that rotate together, then the rest by twos.
 uvec2 pair_dims(uint pair) {
     return NEOX && pair < ROTARY / 2 ? uvec2(pair, pair + ROTARY / 2) : uvec2(2 * pair, 2 * pair + 1);

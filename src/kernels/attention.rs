@@ -148,6 +148,11 @@ impl Shape {
         u64::from(blocks) * self.block_bytes()
     }
 
+    /// Blocks of a cache whose keys of a layer are these.
+    fn blocks_of(&self, keys: &Tensor) -> u32 {
+        u32::try_from(keys.bytes / self.block_bytes()).expect("the shape was checked with these blocks")
+    }
+
     /// Floats of a row of q, and of y.
     pub fn q_cols(&self) -> u32 {
         self.heads * self.head_dim
@@ -277,6 +282,7 @@ pub fn rope_store(
         neox: shape.neox,
         qk_norm: shape.qk_norm_eps.is_some(),
     };
+    let cache_blocks = shape.blocks_of(operands.keys);
     let args = rope_store::Args {
         qkv,
         q_gain: operands.q_gain,
@@ -289,6 +295,7 @@ pub fn rope_store(
         values: operands.values,
         stride,
         max_blocks: operands.max_blocks,
+        cache_blocks,
         eps: shape.qk_norm_eps.unwrap_or(0.0),
     };
     rope_store::dispatch(geometry.cache(shape).kernels().0, spec, args, [count, shape.heads + shape.kv_heads, 1])
@@ -324,6 +331,7 @@ pub fn attend(
         fused,
         rows: if fused { 1 } else { geometry.rows },
     };
+    let cache_blocks = shape.blocks_of(operands.keys);
     let args = attend::Args {
         x,
         q_gain: operands.q_gain,
@@ -337,6 +345,7 @@ pub fn attend(
         x_stride,
         y_stride,
         max_blocks: operands.max_blocks,
+        cache_blocks,
         count,
         scale: 1.0 / (shape.head_dim as f32).sqrt(),
         eps: shape.qk_norm_eps.unwrap_or(0.0),

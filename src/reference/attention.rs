@@ -85,8 +85,8 @@ pub(super) fn rope_store(kernel: &Kernel, args: &rope_store::Resolved, memory: &
     };
     let cache = Cache {
         layout: CacheLayout::of(kernel),
-        kv_heads: heads.kv_heads,
         head_dim: heads.head_dim,
+        cache_blocks: args.cache_blocks as usize,
         blocks: &args.blocks,
         max_blocks: args.max_blocks as usize,
         keys: &args.keys,
@@ -120,8 +120,8 @@ pub(super) fn attend(kernel: &Kernel, args: &attend::Resolved, memory: &mut Memo
     };
     let cache = Cache {
         layout: CacheLayout::of(kernel),
-        kv_heads: heads.kv_heads,
         head_dim: heads.head_dim,
+        cache_blocks: args.cache_blocks as usize,
         blocks: &args.blocks,
         max_blocks: args.max_blocks as usize,
         keys: &args.keys,

@@ -14,8 +14,9 @@ const GROUP: usize = KvType::GROUP as usize;
 /// Keys and values of a layer, and where their blocks are.
 pub(super) struct Cache<'a> {
     pub layout: CacheLayout,
-    pub kv_heads: usize,
     pub head_dim: usize,
+    /// Of the whole layer.
+    pub cache_blocks: usize,
     pub blocks: &'a Tensor,
     pub max_blocks: usize,
     pub keys: &'a Tensor,
@@ -107,7 +108,7 @@ impl Cache<'_> {
     /// The block of a kv head that holds a token, counted through the whole cache, and the token's index within it.
     fn place(&self, memory: &Memory, sequence: usize, token: usize, kv_head: usize) -> (usize, usize) {
         let block = memory.view::<u32>(self.blocks)[sequence * self.max_blocks + token / TOKENS] as usize;
-        (block * self.kv_heads + kv_head, token % TOKENS)
+        (kv_head * self.cache_blocks + block, token % TOKENS)
     }
 
     /// Bytes of a block of a kv head: the quants, then the scales.
