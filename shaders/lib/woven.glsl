@@ -2,6 +2,7 @@
 // or 16, and STRIP tiles lie side by side, so that a workgroup that owns them reads each plane from one end to the other:
 //
 //   quants  [strip][block][tile][QUANT_WORDS][row] uint   the low bits of 32 elements of a row, element 0 lowest
+//           [strip][block][tile][column][row] uint16_t    formats of 16 bits
 //   high    [strip][block][tile][HIGH_BITS][row] uint     the bits above the fourth
 //   scales  [strip][block][tile][row] uint                a pair of halves for each block, or
 //           [strip][block / 2][tile][row] uint            16 bits for each of two blocks, the even one low
@@ -46,7 +47,7 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
     Block b;
     const uint strip = tile / STRIP;
     const uint at = (strip * blocks + block) * STRIP + tile % STRIP;
-    b.at = at * QUANT_WORDS;
+    b.at = at * (QUANT_WORDS == 16 ? BLOCK_COLS : QUANT_WORDS);
     b.lane = lane;
 #if HIGH_BITS > 0
     [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
@@ -75,14 +76,13 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
 
 // Loads the words of elements 4c…, of which there are WORD_FOURS fours.
 void load_word(UintIn weight, inout Block b, uint c) {
-    const uint words = QUANT_WORDS / 8;
-    if (words < 2) {
-        b.q.x = row_word(weight, b.at + c / WORD_FOURS, b.lane);
-    } else {
-        [[unroll]] for (uint w = 0; w < words; ++w) {
-            b.q[w] = row_word(weight, b.at + c * words + w, b.lane);
-        }
+#if defined(UNSCALED)
+    [[unroll]] for (uint i = 0; i < 4; ++i) {
+        b.q[i] = QUANT_WORDS == 16 ? row_half(weight, b.at + 4 * c + i, b.lane) : row_word(weight, b.at + 4 * c + i, b.lane);
     }
+#else
+    b.q.x = row_word(weight, b.at + c / WORD_FOURS, b.lane);
+#endif
 }
 
 // Element 4c + i, whose words are loaded.
@@ -90,9 +90,9 @@ float quant(Block b, uint c, uint i) {
 #if defined(FORMAT_F32)
     return uintBitsToFloat(b.q[i]);
 #elif defined(FORMAT_F16)
-    return unpackHalf2x16(b.q[i / 2])[i % 2];
+    return unpackHalf2x16(b.q[i]).x;
 #elif defined(FORMAT_BF16)
-    return uintBitsToFloat(i % 2 == 0 ? b.q[i / 2] << 16 : b.q[i / 2] & 0xffff0000u);
+    return uintBitsToFloat(b.q[i] << 16);
 #else
     const uint from = ((c % WORD_FOURS) * 4 + i) * QUANT_WORDS;
     uint n = MANTISSA | (shifted(b.q.x, from, PLACE) & (((1u << QUANT_WORDS) - 1) << PLACE));

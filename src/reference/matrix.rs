@@ -58,6 +58,10 @@ impl Place {
     /// Word and shift of the low bits of element `e`.
     fn quant(&self, e: usize) -> (usize, usize) {
         let bits = self.units.quant_words as usize;
+        if self.woven() && bits == 16 {
+            let half = (self.at() * 32 + e) * self.tile_rows + self.lane;
+            return (half / 2, half % 2 * 16);
+        }
         let (w, shift) = if self.woven() || bits > 4 {
             (e * bits / 32, e * bits % 32)
         } else {
