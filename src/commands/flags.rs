@@ -80,9 +80,21 @@ pub struct DeviceFlags {
     /// [default: $XDG_CACHE_HOME/hesper/kernels, or ~/.cache/hesper/kernels].
     #[arg(long, env = "HESPER_KERNEL_CACHE", value_name = "FOLDER", value_parser = PathBufValueParser::new())]
     pub kernel_cache: Option<PathBuf>,
+    /// How products are cut into workgroups: auto measures it where a GPU meets a format of weights first, and keeps that
+    /// beside the compiled kernels; measure does so now, on any device; off takes the tables.
+    #[arg(long, env = "HESPER_TUNE", default_value = "auto", value_name = "WHEN", value_enum)]
+    pub tune: Tune,
     /// Prompt tokens evaluated at once: a power of two.
     #[arg(long, env = "HESPER_CHUNK", default_value_t = CHUNK_DEFAULT, value_name = "N", value_parser = chunk)]
     pub chunk: u32,
+}
+
+/// When to measure geometries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tune {
+    Auto,
+    Measure,
+    Off,
 }
 
 impl DeviceFlags {

@@ -1,7 +1,7 @@
 //! From a path and flags to a model on a device, and what is printed on the way.
 
 use super::budget;
-use super::flags::{DeviceFlags, Sharing};
+use super::flags::{DeviceFlags, Sharing, Tune};
 use anyhow::{Context, Result, anyhow, bail};
 use hesper::engine::runner::{Options, Planned, Runner};
 use hesper::engine::self_test::self_test;
@@ -60,7 +60,7 @@ pub fn plan(
         budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
         chunk_rows: flags.chunk,
         draft_max: sharing.draft_max,
-        policy: Policy { software: device.software, subgroup_size: device.subgroup_size },
+        policy: Policy::of(device.software, device.subgroup_size),
     };
     let start = Instant::now();
     let planned = Planned::new(gguf, &options)?;
@@ -142,7 +142,9 @@ pub fn load(
     out: &mut impl Write,
     progress: impl Fn(Step),
 ) -> Result<Runner> {
+    let (mut planned, mut gpu) = (planned, gpu);
     let start = Instant::now();
+    tune(&mut planned, &mut gpu, flags, out)?;
     let (runner, speed, checked) = thread::scope(|scope| {
         let check = match flags.skip_self_test {
             true => None,
@@ -167,6 +169,29 @@ pub fn load(
     }
     writeln!(out, "{speed}, ready after {:.2} s", start.elapsed().as_secs_f64())?;
     Ok(runner)
+}
+
+/// Takes geometries that were measured on this device, or measures them. With `auto` not on CPU drivers, where the tables were
+/// measured and compiling takes longest, and not where nothing can be kept.
+fn tune(planned: &mut Planned, gpu: &mut Gpu, flags: &DeviceFlags, out: &mut impl Write) -> Result<()> {
+    let wanted = match flags.tune {
+        Tune::Auto => !gpu.info().software && flags.kernel_cache().is_some(),
+        Tune::Measure => true,
+        Tune::Off => false,
+    };
+    if !wanted {
+        return Ok(());
+    }
+    let start = Instant::now();
+    let products = planned.model.weights.products();
+    let policy = &mut planned.model.policy;
+    let (tuning, measured) = gpu::tune(gpu, policy, &products, flags.tune == Tune::Measure)?;
+    policy.tuning = tuning;
+    if measured > 0 {
+        let seconds = start.elapsed().as_secs_f64();
+        writeln!(out, "Tuning: measured geometries for {measured} kinds of products ({seconds:.2} s)")?;
+    }
+    Ok(())
 }
 
 /// Brings the weights to the device, with a progress bar where a terminal shows it, and runs every kernel once. Also says

@@ -2,6 +2,7 @@
 
 use super::device::{DeviceInfo, REQUIRED_FEATURES, compute_family};
 use super::error::cause;
+use super::kept::Identity;
 use super::memory::{self, Access, Block, access_of};
 use super::pipeline::Pipelines;
 use super::profile::{Stopwatch, timestamp_bits};
@@ -121,7 +122,7 @@ impl Gpu {
     /// from where this one keeps them.
     pub fn another(&self) -> Result<Gpu, Error> {
         let mut other = Gpu::of(self.info.clone(), self.raw.device.physical_device().clone())?;
-        if let Some(folder) = self.pipelines.kept_in() {
+        if let Some((folder, _)) = self.kept() {
             other.keep_pipelines_in(folder)?;
         }
         Ok(other)
@@ -131,6 +132,11 @@ impl Gpu {
     pub fn keep_pipelines_in(&mut self, folder: &Path) -> Result<(), Error> {
         let name = self.label().to_string();
         self.pipelines.keep_in(folder).map_err(|failure| Error::Open { name, reason: failure.to_string() })
+    }
+
+    /// Where things are kept from one start to the next, and under whose name.
+    pub(super) fn kept(&self) -> Option<(&Path, &Identity)> {
+        self.pipelines.kept()
     }
 
     fn of(info: DeviceInfo, physical: Arc<PhysicalDevice>) -> Result<Gpu, Error> {

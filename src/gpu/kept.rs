@@ -65,10 +65,15 @@ impl Identity {
         hash.finalize().into()
     }
 
-    /// The file in `folder`: one for each device and driver, whatever the build.
-    pub fn path(&self, folder: &Path) -> PathBuf {
-        let uuid: String = self.cache_uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-        folder.join(format!("pipelines-{:04x}-{:04x}-{uuid}.bin", self.vendor, self.device))
+    /// In hexadecimal digits, different for every other device, driver and build.
+    pub fn text(&self) -> String {
+        hexadecimal(&self.digest())
+    }
+
+    /// The file in `folder` for `what` is kept: one for each device and driver, whatever the build.
+    pub fn path(&self, folder: &Path, what: &str, extension: &str) -> PathBuf {
+        let uuid = hexadecimal(&self.cache_uuid);
+        folder.join(format!("{what}-{:04x}-{:04x}-{uuid}.{extension}", self.vendor, self.device))
     }
 
     /// Whether a driver may be given these bytes: Vulkan's header is whole and names this device.
@@ -106,6 +111,10 @@ impl Identity {
         self.check(data)?;
         Ok(data)
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What stands behind Vulkan's header, if that is whole and `is_wanted` of vendor, device and UUID.

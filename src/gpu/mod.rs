@@ -18,6 +18,7 @@ mod queue;
 mod record;
 mod roofline;
 pub mod surroundings;
+mod tune;
 
 pub use abort::start_again_on_abort;
 pub use choose::{Choice, choose};
@@ -27,6 +28,7 @@ pub use executor::{Gpu, MemoryUse};
 pub use loader::set_driver_environment;
 pub use roofline::measure as measure_roofline;
 pub use surroundings::Surroundings;
+pub use tune::tune;
 
 /// Opens the device that `selector` names: `auto`, an index, or part of a name (see [`choose`]), and says why it was
 /// taken.

@@ -48,7 +48,7 @@ impl Pipelines {
     /// called. Before any is made.
     pub fn keep_in(&mut self, folder: &Path) -> Result<(), ExecutorError> {
         let identity = identity(&self.raw);
-        let path = identity.path(folder);
+        let path = identity.path(folder, "pipelines", "bin");
         let data = match kept::read(&path) {
             Ok(None) => Vec::new(),
             Ok(Some(file)) => match identity.unseal(&file) {
@@ -72,9 +72,10 @@ impl Pipelines {
         Ok(())
     }
 
-    /// The folder that pipelines are kept in.
-    pub fn kept_in(&self) -> Option<&Path> {
-        Some(&self.kept.as_ref()?.folder)
+    /// The folder that pipelines are kept in, and whose they are.
+    pub fn kept(&self) -> Option<(&Path, &Identity)> {
+        let kept = self.kept.as_ref()?;
+        Some((&kept.folder, &kept.identity))
     }
 
     /// Writes what was made since to the folder, if there is one. That it cannot be written is said once; all works without.
@@ -89,7 +90,7 @@ impl Pipelines {
                 return;
             }
         };
-        let path = kept.identity.path(&kept.folder);
+        let path = kept.identity.path(&kept.folder, "pipelines", "bin");
         match kept.identity.seal(&data) {
             Ok(file) => match kept::write(&path, &file) {
                 Ok(()) => tracing::debug!(path = %path.display(), bytes = data.len(), "pipelines were kept"),

@@ -382,7 +382,7 @@ mod tests {
         for (software, subgroup_size) in [(false, 32), (true, 0), (true, 4), (true, 8), (true, 16)] {
             for (head_dim, group) in (8..=256).step_by(8).flat_map(|dim| (1..=64).map(move |group| (dim, group))) {
                 let shape = Shape { heads: group, kv_heads: 1, head_dim, rotary: head_dim, ..SHAPE };
-                let geometry = Geometry::new(&Policy { software, subgroup_size }, &shape);
+                let geometry = Geometry::new(&Policy::of(software, subgroup_size), &shape);
                 for kv_type in [KvType::F16, KvType::Q8_0] {
                     let bytes = geometry.shared_bytes(kv_type, head_dim);
                     assert!(bytes <= 32 << 10, "{geometry:?} with {head_dim} dimensions in {kv_type}");

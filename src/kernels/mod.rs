@@ -6,6 +6,7 @@ pub mod layout;
 pub mod matrix;
 pub mod policy;
 pub mod sampling;
+pub mod tuning;
 
 mod generated {
     use crate::plan::{ConstantInfo, Dispatch, Kernel, OperandInfo, Scalar, SpecInfo, Tensor, Work};

@@ -2,6 +2,8 @@
 //! the date of its measurement.
 
 use super::layout::{Arrangement, Layout};
+use super::tuning::{Family, Tuning};
+use serde::{Deserialize, Serialize};
 
 /// Lanes of a repack workgroup; it is bound by memory everywhere, any small multiple of a subgroup does.
 pub const REPACK_LOCAL_SIZE: u32 = 64;
@@ -13,10 +15,13 @@ pub struct Policy {
     pub software: bool,
     /// Lanes of a subgroup.
     pub subgroup_size: u32,
+    /// What was measured, which goes before the tables here.
+    pub tuning: Tuning,
 }
 
 /// Geometry of `mat_mul`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MatMulShape {
     /// Rows, and so tiles, of one lane.
     pub rows: u32,
@@ -28,9 +33,14 @@ pub struct MatMulShape {
 
 impl Policy {
     /// Mesa's lavapipe as it is by default.
-    pub const SOFTWARE: Policy = Policy { software: true, subgroup_size: 8 };
+    pub const SOFTWARE: Policy = Policy::of(true, 8);
     /// The GPUs of Apple and NVIDIA.
-    pub const GPU: Policy = Policy { software: false, subgroup_size: 32 };
+    pub const GPU: Policy = Policy::of(false, 32);
+
+    /// Of a device that was not measured.
+    pub const fn of(software: bool, subgroup_size: u32) -> Policy {
+        Policy { software, subgroup_size, tuning: Tuning::NONE }
+    }
 
     /// How weights are arranged. Woven loads are broadcasts only where a tile's lanes are a whole subgroup.
     pub fn arrangement(&self) -> Arrangement {
@@ -60,7 +70,11 @@ impl Policy {
     }
 
     pub fn mat_mul(&self, layout: &Layout, tokens: u32, gate_up: bool) -> MatMulShape {
-        let wide = if self.software { self.mat_mul_software(layout, tokens) } else { self.mat_mul_gpu(layout, tokens) };
+        let wide = match self.tuning.shape(Family { format: layout.format, gate_up }, tokens) {
+            Some(shape) => MatMulShape { parts: shape.parts.min(layout.blocks()), ..shape },
+            None if self.software => self.mat_mul_software(layout, tokens),
+            None => self.mat_mul_gpu(layout, tokens),
+        };
         // Gate and up tiles alternate: a lane needs both.
         MatMulShape { rows: if gate_up { wide.rows.max(2) } else { wide.rows.min(layout.tiles) }, ..wide }
     }

@@ -10,6 +10,7 @@ use crate::gguf::{Gguf, TensorInfo};
 use crate::kernels::layout::{Arrangement, Layout, Matrix};
 use crate::kernels::matrix::Placement;
 use crate::kernels::policy::Policy;
+use crate::kernels::tuning::Product;
 use crate::plan::{Region, Tensor};
 use std::collections::BTreeSet;
 
@@ -105,6 +106,27 @@ impl Weights {
 
     pub fn bytes(&self) -> u64 {
         self.region_bytes.iter().sum()
+    }
+
+    /// The matrices that a token is multiplied with, those of one shape together.
+    pub fn products(&self) -> Vec<Product> {
+        let of_layer = |layer: &Layer| {
+            let mut matrices: Vec<_> = layer.query_key_value.iter().map(|part| (part.matrix.layout, false)).collect();
+            matrices.extend([(layer.output.layout, false), (layer.down.layout, false)]);
+            match &layer.gate_up {
+                GateUp::Interleaved(both) => matrices.push((both.layout, true)),
+                GateUp::Separate { gate, up } => matrices.extend([(gate.layout, false), (up.layout, false)]),
+            }
+            matrices
+        };
+        let mut products: Vec<Product> = Vec::new();
+        for (layout, gate_up) in self.layers.iter().flat_map(of_layer).chain([(self.head.layout, false)]) {
+            match products.iter_mut().find(|product| product.layout == layout && product.gate_up == gate_up) {
+                Some(product) => product.count += 1,
+                None => products.push(Product { layout, gate_up, count: 1 }),
+            }
+        }
+        products
     }
 }
 

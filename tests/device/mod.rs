@@ -22,5 +22,5 @@ pub fn gpu() -> Option<Gpu> {
 /// The geometry that suits it.
 #[allow(dead_code)] // not every test asks
 pub fn policy(gpu: &Gpu) -> Policy {
-    Policy { software: gpu.info().software, subgroup_size: gpu.info().subgroup_size }
+    Policy::of(gpu.info().software, gpu.info().subgroup_size)
 }

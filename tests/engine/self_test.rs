@@ -12,7 +12,7 @@ use hesper::plan::{Executor, ExecutorError, Plan, Prepared, Region, Tensor, Tick
 use hesper::reference::{Checked, Reference, checked};
 use std::collections::BTreeSet;
 
-const POLICIES: [Policy; 3] = [Policy::SOFTWARE, Policy { software: true, subgroup_size: 4 }, Policy::GPU];
+const POLICIES: [Policy; 3] = [Policy::SOFTWARE, Policy::of(true, 4), Policy::GPU];
 
 /// Larger than a piece in every size that can be cut, and ragged.
 const LARGE: Shape = Shape { layers: 3, width: 800, feed_forward: 1060, vocabulary: 1030, ..TINY };

@@ -10,6 +10,7 @@ mod matrix;
 mod norm;
 mod roofline;
 mod sampling;
+mod tuning;
 
 use cases::cases;
 use harness::Case;

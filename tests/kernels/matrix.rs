@@ -2,9 +2,11 @@
 
 use crate::harness::{Case, Compare, Random};
 use hesper::gguf::blocks::BlockFormat;
+use hesper::kernels::Row;
 use hesper::kernels::layout::{Arrangement, Layout, Matrix};
 use hesper::kernels::matrix::{self, Ahead, Epilogue, MatMul, Norm, Placement};
-use hesper::kernels::{Row, policy::Policy};
+use hesper::kernels::policy::{MatMulShape, Policy};
+use hesper::kernels::tuning::{CLASSES, Family, candidates};
 use hesper::plan::{Executor, Region};
 use hesper::reference::Reference;
 
@@ -63,17 +65,30 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// CPU drivers whose loads are woven, one whose are not, and a GPU.
-const POLICIES: [Policy; 4] = [
-    Policy { software: true, subgroup_size: 8 },
-    Policy { software: true, subgroup_size: 16 },
-    Policy { software: true, subgroup_size: 4 },
-    Policy { software: false, subgroup_size: 32 },
-];
+const POLICIES: [Policy; 4] = [Policy::of(true, 8), Policy::of(true, 16), Policy::of(true, 4), Policy::of(false, 32)];
 
 /// The policies worth a case, since each is a pipeline to compile: that of lanes on a CPU differs from a GPU's in numbers
 /// only, which one format shows.
 fn policies(format: BlockFormat) -> Vec<Policy> {
     POLICIES.into_iter().filter(|policy| policy.subgroup_size != 4 || format == BlockFormat::Q4_0).collect()
+}
+
+/// One product with every geometry that may be measured, of those with so many parts, for one token and for many.
+pub fn tuned(parts: u32) -> Vec<(Shape, Case)> {
+    let (format, gate_up) = (BlockFormat::Q4_0, false);
+    let family = Family { format, gate_up };
+    let of_class = |class: usize| {
+        let shapes = candidates(Policy::GPU.arrangement(), gate_up, class, parts);
+        shapes.into_iter().map(move |shape| (class, shape))
+    };
+    let case = |(class, shape): (usize, MatMulShape)| {
+        let mut policy = Policy::GPU;
+        policy.tuning.set(family, [shape; CLASSES.len()]);
+        let tokens = if class == 0 { 1 } else { 11 };
+        let shape = Shape { format, rows: 133, cols: 9 * 32, tokens, policy, kind: Kind::ScaledAdd };
+        (shape.clone(), product(&shape))
+    };
+    of_class(0).chain(of_class(CLASSES.len() - 1)).map(case).collect()
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +118,7 @@ pub struct Shape {
     format: BlockFormat,
     rows: usize,
     cols: usize,
-    tokens: usize,
+    pub tokens: usize,
     policy: Policy,
     kind: Kind,
 }
