@@ -8,6 +8,10 @@
 // x: [rows][x_stride], y: [rows][y_stride] (a row that is not live: zeros), scale: 1 / sqrt(head_dim); the rest as in
 // rope_store. KV_Q8_0: the cache is quantized. One workgroup per ROWS rows (x) and PART heads that share a kv head (y): what
 // is loaded of the cache serves them all. WOVEN: for CPU drivers, a workgroup is one subgroup of 4, 8 or 16 lanes.
+//
+// Otherwise positions are taken in splits of split_tokens, counted from position 0, each of which makes a share
+// (lib/share.glsl); a workgroup folds those of all splits in order. SPLIT, which is FUSED: it takes one split of a row (z), and
+// y are shares, for merge to fold; rows of them are y_stride floats apart.
 #extension GL_GOOGLE_include_directive : require
 #include "lib/prelude.glsl"
 #include "lib/step.glsl"
@@ -35,6 +39,7 @@ layout(push_constant, scalar) uniform Push {
     uint count; // rows
     float scale;
     float eps;
+    uint split_tokens; // a multiple of CHUNK
 };
 
 #include "lib/cache.glsl"
@@ -77,6 +82,16 @@ bool wanted(uint q) {
     return q / PART < run && q % PART < heads_here;
 }
 
+// Whether this workgroup has anything to do for a row: of splits, only the first may be without a token before the own.
+bool has_work(Row row) {
+#if defined(SPLIT)
+    const uint first = gl_WorkGroupID.z * split_tokens;
+    return row.live != 0 && (first == 0 || first < row.position);
+#else
+    return row.live != 0;
+#endif
+}
+
 #if defined(WOVEN)
 #include "lib/attend_woven.glsl"
 #else
@@ -94,7 +109,7 @@ uint run_before(uint end) {
     return count;
 }
 
-// The tests of loops stand at their ends, and a row that is not live is looked up as if it were at position 0 of sequence 0:
+// The tests of loops stand at their ends, and a row without work is looked up as if it were at position 0 of sequence 0:
 // lavapipe also runs what no lane takes part in, and loads what all lanes share.
 void main() {
     kv_head = gl_WorkGroupID.y / PARTS;
@@ -106,20 +121,24 @@ void main() {
     do {
         const Row row = rows.v[first_row];
         run = run_before(end);
-        table = row.live != 0 ? row.sequence * max_blocks : 0;
+        const bool work = has_work(row);
+        table = work ? row.sequence * max_blocks : 0;
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
-            position[r] = row.live != 0 ? rows.v[row_of(r)].position : 0;
+            position[r] = work ? rows.v[row_of(r)].position : 0;
         }
-        if (row.live != 0) {
+        if (work) {
             meet(); // Shared memory is still read for the run before.
             attend_run();
-        } else {
+        }
+#if !defined(SPLIT)
+        else {
             for (uint h = 0; h < heads_here; h++) {
                 for (uint i = lane; i < HEAD_DIM / 4; i += LANES) {
                     y.v[y_first(h) + i] = vec4(0.0);
                 }
             }
         }
+#endif
         first_row += run;
     } while (first_row < end);
 }

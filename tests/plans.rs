@@ -8,12 +8,12 @@ mod synthetic;
 use hesper::engine::runner::{Options, Planned};
 use hesper::gguf::{BlockFormat, Gguf};
 use hesper::kernels::policy::Policy;
-use hesper::model::lower::{Mode, PlanKey};
+use hesper::model::lower::{Mode, Model, PlanKey};
 use hesper::plan::profile::stretches;
 use hesper::plan::{Dispatch, Plan, Region};
 use synthetic::{Formats, Shape, Synthetic, TINY};
 
-/// Most dispatches, and most barriers, of a layer of decoding.
+/// Most dispatches, and most barriers, of a layer of decoding; behind many tokens a GPU has one of either more.
 const LAYER_MAX: usize = 5;
 /// The same where every matrix of a layer has another format, which no tool writes.
 const MIXED_LAYER_MAX: usize = 7;
@@ -22,14 +22,25 @@ fn parse(model: &Synthetic) -> Gguf {
     Gguf::parse(&model.name, model.gguf()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn lower(gguf: &Gguf, software: bool, key: PlanKey) -> Plan {
+fn model(gguf: &Gguf, software: bool, context_tokens: u32) -> Model {
     let policy = if software { Policy::SOFTWARE } else { Policy::GPU };
-    let options = Options { context_tokens: Some(64), sequences: 2, chunk_rows: 8, ..Options::alone(policy) };
-    Planned::new(gguf, &options).unwrap_or_else(|error| panic!("{error}")).model.lower(key)
+    let context_tokens = Some(context_tokens);
+    let options = Options { context_tokens, sequences: 2, chunk_rows: 8, ..Options::alone(policy) };
+    Planned::new(gguf, &options).unwrap_or_else(|error| panic!("{error}")).model
+}
+
+fn lower(gguf: &Gguf, software: bool, key: PlanKey) -> Plan {
+    model(gguf, software, 64).lower(key)
+}
+
+/// A token of each of `rows` sequences, of which one is as long as a context of 4096 lets it be.
+fn deep(gguf: &Gguf, software: bool, rows: u32) -> Plan {
+    let model = model(gguf, software, 4096);
+    model.lower(model.decode_key(rows, 4095))
 }
 
 fn keys() -> [PlanKey; 5] {
-    let key = |mode, rows, outputs| PlanKey { mode, rows, outputs };
+    let key = |mode, rows, outputs| PlanKey { mode, rows, outputs, splits: 1 };
     [
         PlanKey::decode(1),
         PlanKey::decode(2),
@@ -44,8 +55,8 @@ fn keys() -> [PlanKey; 5] {
 fn stretches_of_a_plan_leave_its_rows_alone() {
     for shape in families() {
         let gguf = parse(&Synthetic::new(shape, Formats::All(BlockFormat::Q8_0)));
-        for (key, software) in keys().into_iter().flat_map(|key| [(key, false), (key, true)]) {
-            let plan = lower(&gguf, software, key);
+        let plans = keys().into_iter().flat_map(|key| [false, true].map(|software| lower(&gguf, software, key)));
+        for plan in plans.chain([deep(&gguf, false, 1)]) {
             let parts = stretches(&plan);
             let dispatches: Vec<&Dispatch> = parts.iter().flat_map(Plan::dispatches).collect();
             assert_eq!(dispatches.len(), plan.dispatches().count(), "{}", plan.name);
@@ -92,6 +103,27 @@ fn every_family_has_a_snapshot() {
     }
 }
 
+/// The plan for long sequences is a GPU's alone.
+#[test]
+fn decoding_behind_many_tokens_has_a_snapshot() {
+    let gguf = parse(&Synthetic::new(TINY, Formats::All(BlockFormat::Q8_0)));
+    insta::assert_snapshot!("qwen3-gpu-deep", deep(&gguf, false, 2).to_string());
+    assert_eq!(deep(&gguf, true, 2).name, PlanKey::decode(2).to_string());
+}
+
+/// Which plan decodes a token, by its position: merging must pay, and bits depend on the size of splits.
+#[test]
+fn short_sequences_are_not_split() {
+    let gguf = parse(&Synthetic::new(TINY, Formats::All(BlockFormat::Q8_0)));
+    let splits = |context, positions: [u32; 4]| {
+        positions.map(|position| model(&gguf, false, context).decode_key(1, position).splits)
+    };
+    assert_eq!(splits(4096, [0, 511, 512, 4127]), [1, 1, 17, 17]);
+    // Only steps that run past its end would be split.
+    assert_eq!(splits(512, [0, 511, 512, 543]), [1; 4]);
+    assert_eq!(splits(513, [0, 511, 512, 543]), [1, 1, 3, 3]);
+}
+
 /// Parts in formats of their own cannot share a matrix.
 #[test]
 fn mixed_formats_have_a_snapshot() {
@@ -108,18 +140,23 @@ fn a_layer_of_a_small_model_takes_five_dispatches() {
         let [one, two] = [0, 1].map(|file| lower(&files[file], software, PlanKey::decode(1)));
         assert_eq!((two.dispatches().count() - one.dispatches().count(), two.barriers() - one.barriers()), (5, 5));
     }
+    let [one, two] = [0, 1].map(|file| deep(&files[file], false, 1));
+    assert_eq!((two.dispatches().count() - one.dispatches().count(), two.barriers() - one.barriers()), (6, 6));
 }
 
 #[test]
 fn decoding_takes_few_dispatches_and_barriers() {
     for model in synthetic::all() {
         let files = [1, 2].map(|layers| parse(&Synthetic::new(Shape { layers, ..model.shape }, model.formats)));
-        for software in [true, false] {
-            let [one, two] = [0, 1].map(|file| lower(&files[file], software, PlanKey::decode(1)));
+        let plans = |plan: &dyn Fn(&Gguf) -> Plan| [plan(&files[0]), plan(&files[1])];
+        let shallow = [true, false].map(|software| plans(&|gguf| lower(gguf, software, PlanKey::decode(1))));
+        for ([one, two], more) in
+            shallow.into_iter().map(|both| (both, 0)).chain([(plans(&|gguf| deep(gguf, false, 1)), 1)])
+        {
             let dispatches = two.dispatches().count() - one.dispatches().count();
             let barriers = two.barriers() - one.barriers();
-            let what = format!("{}: {dispatches} dispatches and {barriers} barriers a layer", model.name);
-            let most = if model.formats == Formats::Mixed { MIXED_LAYER_MAX } else { LAYER_MAX };
+            let what = format!("{}, {}: {dispatches} dispatches and {barriers} barriers a layer", model.name, two.name);
+            let most = more + if model.formats == Formats::Mixed { MIXED_LAYER_MAX } else { LAYER_MAX };
             assert!((1..=most).contains(&dispatches) && barriers <= most, "{what}");
         }
     }

@@ -2,7 +2,7 @@
 // dimensions, of several tokens at once if there are lanes left, while values are summed.
 //
 // Positions before the own come from the cache in chunks, in order; the own one is in shared memory either way and comes
-// first.
+// first: it belongs to the first split.
 
 // A unit is 8 dimensions of a token.
 const uint UNITS = HEAD_DIM / 8;
@@ -90,16 +90,19 @@ shared float16_t own_value[ROWS * HEAD_DIM];
 #endif
 shared float weight[2 * QUERIES * CHUNK]; // scores, then exponentials, of two chunks by turns
 shared float highest[QUERIES * LANES];    // of each subgroup
-shared vec4 partial[2 * LANES * 2];       // sums of two queries by turns
-shared float partial_total[2 * LANES];
+shared vec4 partial[2 * TOKEN_LANES * UNITS * 2]; // sums of two queries by turns
+shared float partial_total[2 * TOKEN_LANES];
 
-// The lane's share of the sums: units first_unit + s × LANES of every TOKEN_LANES-th token.
+// The lane's part of a split's sums: units first_unit + s × LANES of every TOKEN_LANES-th token.
 uint token_lane;
 uint first_unit;
 float top[QUERIES];          // highest score so far, equal in all lanes
 float total[QUERIES];        // Σ exp(score - top)
 vec4 low[QUERIES * SWEEPS];  // Σ exp(score - top) × v
 vec4 high[QUERIES * SWEEPS];
+
+// Below any score. Not infinite, since compilers may assume that nothing is.
+const float LOWEST = -3.0e38;
 
 uint own_lane() {
     return gl_LocalInvocationIndex;
@@ -263,15 +266,19 @@ vec4 own_value4(uint first) {
 #endif
 }
 
-// The sums over the own positions, whose scores are the first `top`; they lie with token lane 0.
-void start_sums() {
+// The sums before the tokens of a split from `first` on: of nothing, or, where it is the first, of the own positions. These
+// lie with token lane 0.
+void start_sums(uint first) {
     token_lane = TOKEN_LANES == 1 ? 0 : lane / UNITS;
     first_unit = TOKEN_LANES == 1 ? lane : lane % UNITS;
-    const float own = token_lane == 0 ? 1.0 : 0.0;
+    const float own = first == 0 && token_lane == 0 ? 1.0 : 0.0;
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
         [[unroll]] for (uint h = 0; h < PART; h++) {
             const uint q = r * PART + h;
-            top[q] = own_score(r, h);
+            top[q] = LOWEST;
+            if (first == 0) {
+                top[q] = own_score(r, h);
+            }
             total[q] = own;
             [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
                 const uint dim = r * HEAD_DIM + 8 * min(first_unit + s * LANES, UNITS - 1);
@@ -344,7 +351,8 @@ void exponentiate(uint start, uint tokens, uint base, float before[QUERIES]) {
     }
     [[unroll]] for (uint q = 0; q < QUERIES; q++) {
         const float shrink = before[q] < top[q] ? exp(before[q] - top[q]) : 1.0;
-        total[q] *= shrink;
+        precise const float shrunk = total[q] * shrink; // Never one operation with the sum that follows.
+        total[q] = shrunk;
         [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
             low[q * SWEEPS + s] *= shrink;
             high[q * SWEEPS + s] *= shrink;
@@ -369,37 +377,25 @@ void add_values(uint start, uint tokens, uint base) {
     }
 }
 
-void store_sums() {
-    [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-        [[unroll]] for (uint s = 0; s < SWEEPS; s++) {
-            const uint unit = first_unit + s * LANES;
-            if (wanted(q) && unit < UNITS) {
-                y.v[y_first(q) + 2 * unit] = low[q * SWEEPS + s] / total[q];
-                y.v[y_first(q) + 2 * unit + 1] = high[q * SWEEPS + s] / total[q];
-            }
+// The share of the split from `first` on: of its tokens before `end`, and of the own positions.
+void sum_split(uint first, uint end) {
+    start_sums(first);
+    uint base = 0;
+    for (uint start = first; start < end; start += CHUNK) {
+        const uint tokens = min(CHUNK, end - start);
+        float before[QUERIES];
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+            before[q] = top[q];
         }
+        score_chunk(start, tokens, base);
+        exponentiate(start, tokens, base, before);
+        meet();
+        add_values(start, tokens, base);
+        base = QUERIES * CHUNK - base;
     }
 }
 
-// The same where several token lanes hold shares.
-void store_sums_of_shares() {
-    [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-        const uint side = q % 2 * LANES;
-        partial[2 * (side + lane)] = low[q];
-        partial[2 * (side + lane) + 1] = high[q];
-        partial_total[side + lane] = total[q];
-        meet();
-        for (uint i = lane; i < HEAD_DIM / 4 && wanted(q); i += LANES) {
-            vec4 sum = partial[2 * side + i];
-            float whole = partial_total[side];
-            for (uint other = 1; other < TOKEN_LANES; other++) {
-                sum += partial[2 * (side + other * UNITS) + i];
-                whole += partial_total[side + other * UNITS];
-            }
-            y.v[y_first(q) + i] = sum / whole;
-        }
-    }
-}
+#include "attend_shares.glsl"
 
 void attend_run() {
     if (FUSED) {
@@ -414,30 +410,24 @@ void attend_run() {
         }
     }
     meet();
-    if (FUSED && first_head == 0) {
+    if (FUSED && first_head == 0 && gl_WorkGroupID.z == 0) {
         store_own();
     }
-    start_sums();
     uint end = 0;
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
         end = max(end, position[r]);
     }
-    uint base = 0;
-    for (uint start = 0; start < end; start += CHUNK) {
-        const uint tokens = min(CHUNK, end - start);
-        float before[QUERIES];
-        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
-            before[q] = top[q];
-        }
-        score_chunk(start, tokens, base);
-        exponentiate(start, tokens, base, before);
-        meet();
-        add_values(start, tokens, base);
-        base = QUERIES * CHUNK - base;
-    }
-    if (TOKEN_LANES == 1) {
-        store_sums();
-    } else {
-        store_sums_of_shares();
-    }
+#if defined(SPLIT)
+    const uint first = end == 0 ? 0 : gl_WorkGroupID.z * split_tokens; // See main: without work it looks at position 0.
+    sum_split(first, min(end, first + split_tokens));
+    store_share();
+#else
+    uint first = 0;
+    do {
+        sum_split(first, min(end, first + split_tokens));
+        fold_split(first);
+        first += split_tokens;
+    } while (first < end);
+    store_whole();
+#endif
 }

@@ -233,17 +233,18 @@ fn decoding(parallel: u32, row: Row) -> StepRows {
 }
 
 fn generate(runner: &mut Runner, case: &Case) -> Result<Meter> {
-    let step = decoding(case.parallel, Row { token: SAMPLED_LAST, ..Row::default() });
+    let first = case.depth + 1;
+    let step = |done| decoding(case.parallel, Row { token: SAMPLED_LAST, position: first + done, ..Row::default() });
     let (mut submitted, mut flights) = (0, VecDeque::new());
     let mut pace = Pace::new(SILENCE);
     let meter = Meter::start(runner);
     for done in 0..case.generated {
         while submitted < case.generated.min(done + 1 + AHEAD) {
-            flights.push_back(runner.submit(&step)?);
+            flights.push_back(runner.submit(&step(submitted))?);
             submitted += 1;
         }
         let Some(flight) = flights.pop_front() else { break };
-        pace.wait(runner, || false, |runner| runner.is_done(flight, step.outputs.len()).then_some(()))?
+        pace.wait(runner, || false, |runner| runner.is_done(flight, case.parallel as usize).then_some(()))?
             .ok_or_else(|| anyhow!("the device gave no token"))?;
     }
     let meter = meter.stop(runner);

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 /// Show the dispatches, barriers and bytes of a token, or of a piece of a prompt; needs no device
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  hesper plan -m model.gguf\n  hesper plan -m model.gguf --kv-type q8_0\n  \
+                        hesper plan -m model.gguf --depth 2048\n  \
                         hesper plan -m model.gguf --mode prefill --rows 64 | tail -n 4")]
 pub struct Flags {
     #[command(flatten)]
@@ -25,6 +26,9 @@ pub struct Flags {
     /// Tokens evaluated at once, of a prompt, or of so many sequences: a power of two.
     #[arg(long, env = "HESPER_ROWS", value_name = "N", value_parser = rows)]
     rows: Option<u32>,
+    /// Tokens in the cache before the one that is decoded: behind many, a GPU attends to pieces of them side by side.
+    #[arg(long, env = "HESPER_DEPTH", value_name = "N", default_value = "0")]
+    depth: u32,
     /// Plan for a software device instead of a GPU.
     #[arg(long, env = "HESPER_SOFTWARE", value_parser = BoolishValueParser::new())]
     software: bool,
@@ -47,26 +51,34 @@ enum ModeFlag {
 }
 
 pub fn plan(flags: &Flags) -> Result<ExitCode> {
-    let key = match (flags.mode, flags.rows) {
-        (ModeFlag::Decode, rows) if rows.unwrap_or(1) > SEQUENCES_MAX => {
+    let rows = match (flags.mode, flags.rows) {
+        (ModeFlag::Decode, Some(rows)) if rows > SEQUENCES_MAX => {
             bail!("--rows: decoding has a token of at most {SEQUENCES_MAX} sequences in a step")
         }
-        (ModeFlag::Decode, rows) => PlanKey::decode(rows.unwrap_or(1)),
-        (ModeFlag::Prefill, rows) => PlanKey { mode: Mode::Prefill, rows: rows.unwrap_or(64), outputs: 1 },
+        (ModeFlag::Decode, rows) => rows.unwrap_or(1),
+        (ModeFlag::Prefill, rows) => rows.unwrap_or(64),
     };
     let gguf = Gguf::open(flags.model.path()?)?;
     let policy = if flags.software { Policy::SOFTWARE } else { Policy::GPU };
-    let sequences = if key.mode == Mode::Decode { key.rows } else { 1 };
+    let sequences = if flags.mode == ModeFlag::Decode { rows } else { 1 };
     let options = Options {
         sequences,
         cache_tokens: Some(0),
         kv_type: flags.kv_type.kv_type(),
-        chunk_rows: key.rows.max(4),
+        chunk_rows: rows.max(4),
         ..Options::alone(policy)
     };
-    let plan = Planned::new(&gguf, &options)?.model.lower(key);
+    let model = Planned::new(&gguf, &options)?.model;
+    let context_tokens = model.sizes.context_tokens;
+    if flags.depth >= context_tokens {
+        bail!("--depth: a token stands behind at most {} others in a context of {context_tokens}", context_tokens - 1)
+    }
+    let plan = model.lower(match flags.mode {
+        ModeFlag::Decode => model.decode_key(rows, flags.depth),
+        ModeFlag::Prefill => PlanKey { mode: Mode::Prefill, rows, outputs: 1, splits: 1 },
+    });
     let mut out = BufWriter::new(io::stdout().lock());
-    write!(out, "{plan}{}", summary(&plan, key.rows))?;
+    write!(out, "{plan}{}", summary(&plan, rows))?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)
 }

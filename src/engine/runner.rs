@@ -181,16 +181,22 @@ impl Model {
     fn keys(&self) -> impl Iterator<Item = PlanKey> {
         let (rows_max, outputs_max) = (self.sizes.prefill_rows(), self.sizes.sampled_rows());
         let prefill = schedule::chunk_sizes(rows_max).flat_map(move |rows| {
-            schedule::output_sizes(rows, outputs_max).map(move |outputs| PlanKey { mode: Mode::Prefill, rows, outputs })
+            let key = move |outputs| PlanKey { mode: Mode::Prefill, rows, outputs, splits: 1 };
+            schedule::output_sizes(rows, outputs_max).map(key)
         });
-        schedule::decode_sizes(self.sizes.decode_rows()).map(PlanKey::decode).chain(prefill)
+        let decode = schedule::decode_sizes(self.sizes.decode_rows()).flat_map(|rows| {
+            let deep = self.decode_key(rows, self.sizes.positions() - 1);
+            std::iter::once(PlanKey::decode(rows)).chain(Some(deep).filter(|key| key.splits > 1))
+        });
+        decode.chain(prefill)
     }
 }
 
 /// What a step evaluates.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepRows {
-    /// Those of one sequence side by side, in order; a sequence is named by its slot.
+    /// Those of one sequence side by side, in order; a sequence is named by its slot. Positions are known also where tokens
+    /// are not: they choose the plan.
     pub rows: Vec<Row>,
     /// Indices of the rows whose successors are sampled.
     pub outputs: Vec<u32>,
@@ -337,12 +343,13 @@ impl Runner {
     /// The plan for a step.
     fn key(&self, step: &StepRows) -> PlanKey {
         if step.is_decode() {
-            PlanKey::decode((step.rows.len() as u32).next_power_of_two())
+            let position = step.rows.iter().map(|row| row.position).max().unwrap_or(0);
+            self.model.decode_key((step.rows.len() as u32).next_power_of_two(), position)
         } else {
             let rows = step.plan_rows.max(schedule::CHUNK_ROWS_MIN);
             let outputs_max = self.model.sizes.sampled_rows();
             let outputs = schedule::outputs_for(step.outputs.len() as u32, rows, outputs_max);
-            PlanKey { mode: Mode::Prefill, rows, outputs }
+            PlanKey { mode: Mode::Prefill, rows, outputs, splits: 1 }
         }
     }
 
@@ -426,7 +433,7 @@ impl Runner {
     /// first blocks.
     pub fn logits(&mut self, tokens: &[u32], on_rows: &mut dyn FnMut(&[f32])) -> Result<(), ExecutorError> {
         let chunk_rows = self.model.sizes.chunk_rows.min(LOGITS_ROWS);
-        let key = PlanKey { mode: Mode::Logits, rows: chunk_rows, outputs: chunk_rows };
+        let key = PlanKey { mode: Mode::Logits, rows: chunk_rows, outputs: chunk_rows, splits: 1 };
         if !self.plans.contains_key(&key) {
             let prepared = self.executor.prepare(&self.model.lower(key))?;
             self.plans.insert(key, prepared);

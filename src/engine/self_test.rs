@@ -5,6 +5,7 @@ use super::request::SamplingParameters;
 use super::runner::{Options, Planned, Runner, StepRows};
 use super::solo::Solo;
 use crate::gguf::Gguf;
+use crate::kernels::attention::SPLIT_TOKENS;
 use crate::kernels::{BLOCK_TOKENS, Row};
 use crate::model::ModelError;
 use crate::model::excerpt::excerpt;
@@ -13,7 +14,8 @@ use crate::plan::{Executor, ExecutorError};
 /// A prompt for prefill plans of both sizes, the larger without output: see [`super::schedule::next_chunk`].
 const PROMPT_TOKENS: u32 = 11;
 const CHUNK_ROWS: u32 = 8;
-const CONTEXT_TOKENS: u32 = 64;
+/// A GPU attends to what lies behind two splits and more in splits.
+const CONTEXT_TOKENS: u32 = 2 * SPLIT_TOKENS + 2 * BLOCK_TOKENS;
 const ANSWER_TOKENS: u32 = 3;
 /// As many as the kernels of the largest decode plans are made for: see [`crate::kernels::policy`].
 const SEQUENCES: u32 = 8;
@@ -26,8 +28,8 @@ pub fn self_test(gguf: &Gguf, options: &Options, executor: Box<dyn Executor + Se
     let small = excerpt(gguf)?;
     let context = options.context_tokens.unwrap_or(CONTEXT_TOKENS).min(CONTEXT_TOKENS);
     let sequences = options.sequences.min(SEQUENCES);
-    // All sequences at once are of full length: see `side_by_side`.
-    let cache_tokens = Some(sequences * context.next_multiple_of(BLOCK_TOKENS));
+    // One sequence of full length, or a block for each.
+    let cache_tokens = Some(context.max(sequences * BLOCK_TOKENS));
     let options =
         Options { context_tokens: Some(context), chunk_rows: CHUNK_ROWS, sequences, cache_tokens, ..*options };
     let planned = Planned::new(&small, &options)?;
@@ -53,6 +55,7 @@ fn answer(runner: &mut Runner) -> Result<(), ExecutorError> {
         runner.wait()?;
     }
     drafted(runner)?;
+    far_behind(runner)?;
     (1..=SEQUENCES.ilog2()).try_for_each(|power| side_by_side(runner, 1 << power))
 }
 
@@ -69,6 +72,20 @@ fn drafted(runner: &mut Runner) -> Result<(), ExecutorError> {
     runner.wait()
 }
 
+/// Decodes behind as many tokens as there is room for, where the device has a plan of its own for that. They all lie in one
+/// block of the cache, so that there are few to evaluate.
+fn far_behind(runner: &mut Runner) -> Result<(), ExecutorError> {
+    let table = (runner.context_tokens() - 1) / BLOCK_TOKENS;
+    let row = Row { token: 1, position: table * BLOCK_TOKENS, sequence: 0, live: 1 };
+    if runner.model().decode_key(1, row.position).splits == 1 {
+        return Ok(());
+    }
+    Solo::begin(runner, &[], &SamplingParameters::default(), 1).prefill(&[1; BLOCK_TOKENS as usize], 0, false)?;
+    runner.put_blocks(0, 0, &vec![0; table as usize]);
+    runner.submit(&StepRows { rows: vec![row], outputs: vec![0], plan_rows: 1 })?;
+    runner.wait()
+}
+
 /// Decodes so many sequences in one step, one of them restricted to a few tokens.
 fn side_by_side(runner: &mut Runner, count: u32) -> Result<(), ExecutorError> {
     if runner.model().sizes.sequences < count {
@@ -78,7 +95,8 @@ fn side_by_side(runner: &mut Runner, count: u32) -> Result<(), ExecutorError> {
     mask[0] = 0b1010;
     let sampling = SamplingParameters::default();
     for slot in 0..count {
-        Solo::begin_in(slot, runner, &[], &sampling, 1);
+        runner.begin(slot, &[], &[], &sampling, 1);
+        runner.put_blocks(slot, 0, &[slot]);
     }
     runner.restrict(1, &sampling, 1, Some(&mask));
     let rows = (0..count).map(|sequence| Row { token: 1, position: 0, sequence, live: 1 }).collect();

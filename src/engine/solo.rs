@@ -10,6 +10,8 @@ use crate::plan::ExecutorError;
 pub struct Solo<'r> {
     pub runner: &'r mut Runner,
     slot: u32,
+    /// Where the token that is sampled next will stand.
+    position: u32,
     last: Option<StepNumber>,
 }
 
@@ -30,7 +32,7 @@ impl Solo<'_> {
         runner.begin(slot, prompt, &[], sampling, seed);
         let count = runner.model().sizes.blocks_a_sequence();
         runner.put_blocks(slot, 0, &(slot * count..(slot + 1) * count).collect::<Vec<u32>>());
-        Solo { runner, slot, last: None }
+        Solo { runner, slot, position: 0, last: None }
     }
 
     /// Evaluates `tokens`, which stand at `first_position` and behind, in chunks, and waits. With `sample`, the token after
@@ -41,6 +43,7 @@ impl Solo<'_> {
             // Steps in flight are bounded.
             self.runner.wait()?;
         }
+        self.position = first_position + tokens.len() as u32;
         Ok(())
     }
 
@@ -63,8 +66,9 @@ impl Solo<'_> {
 
     /// Starts the evaluation of the token sampled last, and the sampling of the next.
     pub fn submit_decode(&mut self) -> Result<StepNumber, ExecutorError> {
-        let rows = vec![Row { token: SAMPLED_LAST, position: 0, sequence: self.slot, live: 1 }];
+        let rows = vec![Row { token: SAMPLED_LAST, position: self.position, sequence: self.slot, live: 1 }];
         let step = self.runner.submit(&StepRows { rows, outputs: vec![0], plan_rows: 1 })?;
+        self.position += 1;
         self.last = Some(step);
         Ok(step)
     }

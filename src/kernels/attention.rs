@@ -1,87 +1,15 @@
-//! Typed dispatches of `rope_store` and `attend`, and the sizes of the cache they share (`shaders/lib/cache.glsl` says how
-//! it is laid out).
+//! Typed dispatches of `rope_store`, `attend` and `merge`, and the sizes of the cache they share.
 
+pub use super::cache::{CacheLayout, KvType};
 use super::policy::Policy;
-use super::{BLOCK_TOKENS, attend, rope_store};
-use crate::plan::{Dispatch, Kernel, Tensor, Work};
-use std::fmt;
+use super::{BLOCK_TOKENS, Row, attend, merge as merging, rope_store};
+use crate::plan::{Dispatch, Tensor, Work};
 
 /// Lanes of a rope_store workgroup: a head has at most 128 pairs, and most have 64.
 const ROPE_STORE_LOCAL_SIZE: u32 = 32;
 
-/// How the cache holds keys and values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum KvType {
-    /// 16-bit floats.
-    #[default]
-    F16,
-    /// llama.cpp's format of that name: groups of [`KvType::GROUP`] bytes that share a 16-bit scale.
-    Q8_0,
-}
-
-impl KvType {
-    /// Dimensions of a head that share a scale, in [`KvType::Q8_0`].
-    pub const GROUP: u32 = 32;
-
-    /// As llama.cpp writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            KvType::F16 => "f16",
-            KvType::Q8_0 => "q8_0",
-        }
-    }
-
-    /// Bytes of a token's key in one head of `head_dim` dimensions, and likewise of its value. In a block of a head they
-    /// stand together by kind: in Q8_0 a byte for each dimension of each token, then the scales.
-    pub fn head_bytes(self, head_dim: u32) -> u64 {
-        let head_dim = u64::from(head_dim);
-        match self {
-            KvType::F16 => 2 * head_dim,
-            KvType::Q8_0 => head_dim + head_dim / u64::from(KvType::GROUP) * 2,
-        }
-    }
-}
-
-impl fmt::Display for KvType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// How a cache's bytes are ordered; `shaders/lib/cache.glsl` has both orders.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheLayout {
-    pub kv_type: KvType,
-    /// For CPU drivers.
-    pub woven: bool,
-}
-
-impl CacheLayout {
-    /// The kernels that work on it.
-    const KERNELS: [(CacheLayout, &'static Kernel, &'static Kernel); 4] = [
-        (CacheLayout { kv_type: KvType::F16, woven: false }, &rope_store::ROPE_STORE, &attend::ATTEND),
-        (CacheLayout { kv_type: KvType::F16, woven: true }, &rope_store::ROPE_STORE_WOVEN, &attend::ATTEND_WOVEN),
-        (CacheLayout { kv_type: KvType::Q8_0, woven: false }, &rope_store::ROPE_STORE_Q8_0, &attend::ATTEND_Q8_0),
-        (
-            CacheLayout { kv_type: KvType::Q8_0, woven: true },
-            &rope_store::ROPE_STORE_Q8_0_WOVEN,
-            &attend::ATTEND_Q8_0_WOVEN,
-        ),
-    ];
-
-    /// `rope_store` and `attend` for it.
-    fn kernels(self) -> (&'static Kernel, &'static Kernel) {
-        let found = CacheLayout::KERNELS.iter().find(|(layout, ..)| *layout == self);
-        found.map(|&(_, store, attend)| (store, attend)).expect("every layout is listed")
-    }
-
-    /// That of the cache which a variant of one of the two kernels works on.
-    pub fn of(kernel: &Kernel) -> CacheLayout {
-        let works =
-            |(_, store, attend): &&(CacheLayout, &Kernel, &Kernel)| [store.name, attend.name].contains(&kernel.name);
-        CacheLayout::KERNELS.iter().find(works).map(|&(layout, ..)| layout).expect("a kernel of a cache")
-    }
-}
+/// Lanes of a merge workgroup, each with four dimensions of a head: most heads have 128.
+const MERGE_LOCAL_SIZE: u32 = 32;
 
 /// What the attention of a layer looks like; the same for all layers of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -168,6 +96,16 @@ impl Shape {
         4 * u64::from(self.qkv_cols()) + 4 * u64::from(self.q_cols()) + self.token_bytes()
     }
 
+    /// Floats of the shares of all heads that a split of a row leaves: see `shaders/merge.comp`.
+    fn share_cols(&self) -> u32 {
+        self.heads * (4 + self.head_dim)
+    }
+
+    /// Bytes of shares for each token of a sequence.
+    fn share_bytes_a_token(&self, geometry: &Geometry) -> u64 {
+        4 * u64::from(self.share_cols()) / u64::from(geometry.split_tokens)
+    }
+
     /// Operations that normalize and rotate one row's q and k.
     fn row_flops(&self) -> u64 {
         let normalized = if self.qk_norm_eps.is_some() { 3 * self.head_dim } else { 0 };
@@ -207,7 +145,29 @@ pub enum Query<'a> {
     Stored { q: &'a Tensor },
 }
 
-/// Geometry of `attend`. Bits of a result depend on `local_size`, `chunk` and `woven` alone.
+/// What [`attend_split`] leaves for [`merge`].
+pub struct Shares {
+    /// Floats, `[rows][splits][heads][4 + head_dim]`.
+    pub tensor: Tensor,
+    /// As many as the longest sequence has.
+    pub splits: u32,
+}
+
+impl Shares {
+    /// Bytes for `count` rows.
+    pub fn bytes(shape: &Shape, splits: u32, count: u32) -> u64 {
+        4 * u64::from(count) * u64::from(splits) * u64::from(shape.share_cols())
+    }
+}
+
+/// Tokens of a split on a GPU, but for very long contexts: several chunks, so that what a share costs is little beside its
+/// tokens, and few enough that 4096 tokens are work for many cores. A guess, not measured on a GPU.
+pub const SPLIT_TOKENS: u32 = 256;
+
+/// Most splits of a sequence: what their shares take of the arena is bounded. A guess likewise.
+const SPLITS_MAX: u32 = 64;
+
+/// Geometry of `attend`. Bits of a result depend on `local_size`, `chunk`, `split_tokens` and `woven` alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     pub local_size: u32,
@@ -219,6 +179,9 @@ pub struct Geometry {
     pub woven: bool,
     /// Rows of one workgroup; decoding takes 1.
     pub rows: u32,
+    /// Tokens whose sums are taken for themselves, counted from position 0, before they are added to those of the tokens
+    /// before: a multiple of `chunk`. Without meaning if `woven`.
+    pub split_tokens: u32,
 }
 
 impl Geometry {
@@ -226,7 +189,9 @@ impl Geometry {
     /// EPYC (Zen 5), 16 heads of 128 dimensions and 8 kv heads, 64 rows behind 1024 tokens, 2026-11-21: 2, 4 and 8 rows of 2
     /// heads take 7.2, 8.1 and 7.8 ms with vectors of 8 lanes, 4.3, 4.7 and 5.5 ms with 16; with a cache in Q8_0 7.8, 9.9 and
     /// 9.2, and 5.7, 7.5 and 6.0 ms. GPUs: not measured.
-    pub fn new(policy: &Policy, shape: &Shape) -> Geometry {
+    ///
+    /// `positions`: those of the longest sequence. A CPU driver has them all in one split.
+    pub fn new(policy: &Policy, shape: &Shape, positions: u32) -> Geometry {
         let group = shape.heads / shape.kv_heads;
         let part = group.div_ceil(group.div_ceil(8));
         let woven = policy.software && matches!(policy.subgroup_size, 4 | 8 | 16);
@@ -237,7 +202,22 @@ impl Geometry {
             (false, false) => 64,
         };
         let chunk = if woven { local_size } else { 64 };
-        Geometry { local_size, part, chunk, woven, rows: (queries / part).clamp(1, 8) }
+        let split_tokens = match policy.software {
+            true => positions.next_power_of_two().max(chunk),
+            false => positions.div_ceil(SPLITS_MAX).next_power_of_two().max(SPLIT_TOKENS),
+        };
+        Geometry { local_size, part, chunk, woven, rows: (queries / part).clamp(1, 8), split_tokens }
+    }
+
+    /// Splits of a sequence of so many positions.
+    pub fn splits(&self, positions: u32) -> u32 {
+        positions.div_ceil(self.split_tokens)
+    }
+
+    /// From which position on it pays to take a row's splits side by side: merging them is one more dispatch and barrier a
+    /// layer. A guess, not measured on a GPU.
+    pub fn split_from(&self) -> u32 {
+        self.split_tokens.saturating_mul(2)
     }
 
     /// The order that its kernels give the cache.
@@ -258,7 +238,8 @@ impl Geometry {
             + fresh
             + 8 * queries * self.chunk
             + 4 * queries * self.local_size
-            + 72 * self.local_size
+            + 72 * self.local_size.max(head_dim / 8)
+            + 4 * queries * head_dim
     }
 }
 
@@ -298,7 +279,7 @@ pub fn rope_store(
         cache_blocks,
         eps: shape.qk_norm_eps.unwrap_or(0.0),
     };
-    rope_store::dispatch(geometry.cache(shape).kernels().0, spec, args, [count, shape.heads + shape.kv_heads, 1])
+    rope_store::dispatch(geometry.cache(shape).kernels().store, spec, args, [count, shape.heads + shape.kv_heads, 1])
         .traffic(u64::from(count) * shape.row_bytes())
         .flops(u64::from(count) * shape.row_flops())
 }
@@ -349,6 +330,7 @@ pub fn attend(
         count,
         scale: 1.0 / (shape.head_dim as f32).sqrt(),
         eps: shape.qk_norm_eps.unwrap_or(0.0),
+        split_tokens: geometry.split_tokens,
     };
     let parts = (shape.heads / shape.kv_heads).div_ceil(geometry.part);
     let (row_bytes, row_flops) =
@@ -360,7 +342,45 @@ pub fn attend(
         flops_a_pair: 4 * u64::from(shape.q_cols()),
     };
     let groups = [count.div_ceil(spec.rows), shape.kv_heads * parts, 1];
-    Dispatch { work, ..attend::dispatch(geometry.cache(shape).kernels().1, spec, args, groups) }
+    Dispatch { work, ..attend::dispatch(geometry.cache(shape).kernels().attend, spec, args, groups) }
+}
+
+/// As [`attend`] of projected rows, `stride` floats apart, but each split of a row by itself. [`merge`] makes y of the shares.
+///
+/// # Panics
+/// With a `woven` geometry, which has no such kernel.
+pub fn attend_split(
+    shape: &Shape,
+    geometry: &Geometry,
+    operands: Operands<'_>,
+    qkv: &Tensor,
+    stride: u32,
+    shares: &mut Shares,
+    count: u32,
+) -> Dispatch {
+    let kernel = geometry.cache(shape).kernels().split.expect("only workgroups that meet at barriers have splits");
+    let (query, row_cols) = (Query::Projected { qkv, stride }, shares.splits * shape.share_cols());
+    // A variant of the same family, which has the same operands and constants.
+    let whole = attend(shape, geometry, operands, query, &mut shares.tensor, row_cols, count);
+    let work = Work { bytes_a_token: whole.work.bytes_a_token + shape.share_bytes_a_token(geometry), ..whole.work };
+    Dispatch { kernel, groups: [whole.groups[0], whole.groups[1], shares.splits], work, ..whole }
+}
+
+/// y[r] = what [`attend`] makes of row r, bit for bit, from the shares of its splits; rows lie back to back.
+pub fn merge(
+    shape: &Shape,
+    geometry: &Geometry,
+    rows: &Tensor,
+    shares: &Shares,
+    y: &mut Tensor,
+    count: u32,
+) -> Dispatch {
+    let spec = merging::Spec { local_size: MERGE_LOCAL_SIZE, head_dim: shape.head_dim, heads: shape.heads };
+    let args =
+        merging::Args { shares: &shares.tensor, rows, y, splits: shares.splits, split_tokens: geometry.split_tokens };
+    let bytes = u64::from(count) * (4 * u64::from(shape.q_cols()) + size_of::<Row>() as u64);
+    let work = Work { bytes, bytes_a_token: shape.share_bytes_a_token(geometry), ..Work::default() };
+    Dispatch { work, ..merging::dispatch(&merging::MERGE, spec, args, [count, shape.heads, 1]) }
 }
 
 #[cfg(test)]
@@ -382,7 +402,7 @@ mod tests {
         for (software, subgroup_size) in [(false, 32), (true, 0), (true, 4), (true, 8), (true, 16)] {
             for (head_dim, group) in (8..=256).step_by(8).flat_map(|dim| (1..=64).map(move |group| (dim, group))) {
                 let shape = Shape { heads: group, kv_heads: 1, head_dim, rotary: head_dim, ..SHAPE };
-                let geometry = Geometry::new(&Policy::of(software, subgroup_size), &shape);
+                let geometry = Geometry::new(&Policy::of(software, subgroup_size), &shape, 4096);
                 for kv_type in [KvType::F16, KvType::Q8_0] {
                     let bytes = geometry.shared_bytes(kv_type, head_dim);
                     assert!(bytes <= 32 << 10, "{geometry:?} with {head_dim} dimensions in {kv_type}");
@@ -391,6 +411,18 @@ mod tests {
                 assert!(geometry.chunk.is_multiple_of(least), "{geometry:?}");
             }
         }
+    }
+
+    #[test]
+    fn splits_are_whole_chunks_and_not_too_many() {
+        let split = |policy, positions| {
+            let geometry = Geometry::new(policy, &SHAPE, positions);
+            assert!(geometry.split_tokens.is_multiple_of(geometry.chunk), "{geometry:?}");
+            (geometry.split_tokens, geometry.splits(positions))
+        };
+        let gpu = [1, 256, 257, 4128, 16_384, 16_416, 131_104].map(|positions| split(&Policy::GPU, positions));
+        assert_eq!(gpu, [(256, 1), (256, 1), (256, 2), (256, 17), (256, 64), (512, 33), (4096, 33)]);
+        assert!([1, 4128, 131_104].iter().all(|&positions| split(&Policy::SOFTWARE, positions).1 == 1));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! variant, geometry and specialization. It knows tensors, not models.
 
 pub mod attention;
+mod cache;
 pub mod layout;
 pub mod matrix;
 pub mod policy;

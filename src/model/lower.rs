@@ -5,7 +5,7 @@ use super::architecture::Architecture;
 use super::dims::Dims;
 use super::memory::{Sizes, State};
 use super::weights::{GateUp, Layer, Weights};
-use crate::kernels::attention::{self, Geometry, Operands, Query};
+use crate::kernels::attention::{self, Geometry, Operands, Query, Shares};
 use crate::kernels::layout::Matrix;
 use crate::kernels::matrix::{self, Ahead, Epilogue, MatMul, Norm};
 use crate::kernels::policy::Policy;
@@ -31,11 +31,15 @@ pub struct PlanKey {
     pub mode: Mode,
     pub rows: u32,
     pub outputs: u32,
+    /// Splits of a sequence that attention takes side by side; 1: one workgroup walks over them all. Either gives the same
+    /// bits. Other plans than those for decoding have 1.
+    pub splits: u32,
 }
 
 impl PlanKey {
+    /// The plan for sequences that are short, or of any length on a device that has enough to do with them as they are.
     pub fn decode(rows: u32) -> PlanKey {
-        PlanKey { mode: Mode::Decode, rows, outputs: rows }
+        PlanKey { mode: Mode::Decode, rows, outputs: rows, splits: 1 }
     }
 }
 
@@ -46,7 +50,8 @@ impl fmt::Display for PlanKey {
             Mode::Prefill => "prefill",
             Mode::Logits => "logits",
         };
-        write!(f, "{mode} rows={} outputs={}", self.rows, self.outputs)
+        write!(f, "{mode} rows={} outputs={}", self.rows, self.outputs)?;
+        if self.splits > 1 { write!(f, " splits={}", self.splits) } else { Ok(()) }
     }
 }
 
@@ -61,6 +66,22 @@ pub struct Model {
 }
 
 impl Model {
+    /// How attention is worked on, the same way in every plan.
+    fn attention_geometry(&self) -> Geometry {
+        let shape = self.dims.attention(self.architecture, false, self.sizes.kv_type);
+        Geometry::new(&self.policy, &shape, self.sizes.positions())
+    }
+
+    /// The plan that decodes a token of each of `rows` sequences, whose last one is at `position` at most.
+    pub fn decode_key(&self, rows: u32, position: u32) -> PlanKey {
+        let geometry = self.attention_geometry();
+        let from = geometry.split_from();
+        // Where only steps that run past the end of a context would get so far, there is no such plan.
+        let deep = position >= from && self.sizes.context_tokens > from;
+        let splits = if deep { geometry.splits(self.sizes.positions()) } else { 1 };
+        PlanKey { splits, ..PlanKey::decode(rows) }
+    }
+
     /// The plan that `key` names.
     pub fn lower(&self, key: PlanKey) -> Plan {
         let mut lowering = Lowering { model: self, key, builder: Builder::default() };
@@ -212,27 +233,31 @@ impl Lowering<'_> {
         let model = self.model;
         let shape = model.dims.attention(model.architecture, layer.query_key_norm.is_some(), model.sizes.kv_type);
         let count = self.key.rows;
-        let geometry = Geometry::new(&self.model.policy, &shape);
+        let geometry = model.attention_geometry();
         let state = &self.model.state;
         let (mut keys, mut values) = (state.keys[index].clone(), state.values[index].clone());
-        let cols = shape.q_cols();
+        let (cols, stride) = (shape.q_cols(), shape.qkv_cols());
         let (mut stored, mut attended) = (self.floats(count, cols), self.floats(count, cols));
+        let splits = self.key.splits;
+        if splits > 1 {
+            let tensor = self.builder.scratch(Shares::bytes(&shape, splits, count));
+            let mut shares = Shares { tensor, splits };
+            let operands = operands(model, layer, rows, &qkv, [&mut keys, &mut values]);
+            let attend = attention::attend_split(&shape, &geometry, operands, &qkv, stride, &mut shares, count);
+            self.builder.push(attend.named(format!("layer {index} attend")));
+            let merge = attention::merge(&shape, &geometry, rows, &shares, &mut attended, count);
+            self.builder.push(merge.named(format!("layer {index} merge")));
+            return attended;
+        }
         let query = if self.key.mode == Mode::Decode {
-            Query::Projected { qkv: &qkv, stride: shape.qkv_cols() }
+            Query::Projected { qkv: &qkv, stride }
         } else {
-            let store = attention::rope_store(
-                &shape,
-                &geometry,
-                operands(self.model, layer, rows, &qkv, [&mut keys, &mut values]),
-                &qkv,
-                shape.qkv_cols(),
-                &mut stored,
-                count,
-            );
+            let operands = operands(model, layer, rows, &qkv, [&mut keys, &mut values]);
+            let store = attention::rope_store(&shape, &geometry, operands, &qkv, stride, &mut stored, count);
             self.builder.push(store.named(format!("layer {index} rope store")));
             Query::Stored { q: &stored }
         };
-        let operands = operands(self.model, layer, rows, &qkv, [&mut keys, &mut values]);
+        let operands = operands(model, layer, rows, &qkv, [&mut keys, &mut values]);
         let attend = attention::attend(&shape, &geometry, operands, query, &mut attended, cols, count);
         self.builder.push(attend.named(format!("layer {index} attend")));
         attended

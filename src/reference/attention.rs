@@ -1,8 +1,9 @@
-//! Twins of `shaders/rope_store.comp` and `shaders/attend.comp`. The cache is told of in [`super::cache`].
+//! Twins of `shaders/rope_store.comp`, `shaders/attend.comp` and `shaders/merge.comp`. The cache is told of in
+//! [`super::cache`].
 
 use super::{Memory, cache::Cache, norm::inverse_rms};
 use crate::kernels::attention::CacheLayout;
-use crate::kernels::{Row, attend, rope_store};
+use crate::kernels::{Row, attend, merge, rope_store};
 use crate::plan::{Kernel, Tensor};
 
 /// What one head is and how it rotates.
@@ -61,16 +62,56 @@ fn ready_row(heads: &Heads, memory: &Memory, qkv: &[f32], position: usize, table
     }
 }
 
-/// softmax(q·k × scale)·v, in two passes over the tokens.
-fn attention(q: &[f32], tokens: &[[Vec<f64>; 2]], scale: f64) -> Vec<f32> {
-    let dot = |key: &[f64]| -> f64 { q.iter().zip(key).map(|(&q, k)| f64::from(q) * k).sum() };
-    let scores: Vec<f64> = tokens.iter().map(|[key, _]| dot(key) * scale).collect();
-    let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|score| (score - highest).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    let weighted =
-        |dim: usize| tokens.iter().zip(&weights).map(|([_, value], weight)| weight * value[dim]).sum::<f64>();
-    (0..q.len()).map(|dim| (weighted(dim) / total) as f32).collect()
+/// What some tokens make of an attention.
+#[derive(Clone)]
+struct Share {
+    /// The highest score.
+    highest: f64,
+    /// Σ exp(score - highest).
+    total: f64,
+    /// Σ exp(score - highest) × v.
+    sums: Vec<f64>,
+}
+
+impl Share {
+    /// In two passes over the tokens; score = q·k × scale.
+    fn new<'a>(q: &[f32], tokens: impl Iterator<Item = &'a [Vec<f64>; 2]> + Clone, scale: f64) -> Share {
+        let dot = |key: &[f64]| -> f64 { q.iter().zip(key).map(|(&q, k)| f64::from(q) * k).sum() };
+        let scores: Vec<f64> = tokens.clone().map(|[key, _]| dot(key) * scale).collect();
+        let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - highest).exp()).collect();
+        let weighted =
+            |dim: usize| tokens.clone().zip(&weights).map(|([_, value], weight)| weight * value[dim]).sum::<f64>();
+        Share { highest, total: weights.iter().sum(), sums: (0..q.len()).map(weighted).collect() }
+    }
+
+    /// Of the tokens of both.
+    fn with(&self, other: &Share) -> Share {
+        let highest = self.highest.max(other.highest);
+        let [a, b] = [self, other].map(|share| (share.highest - highest).exp());
+        let sums = self.sums.iter().zip(&other.sums).map(|(x, y)| x * a + y * b).collect();
+        Share { highest, total: self.total * a + other.total * b, sums }
+    }
+
+    /// softmax(scores)·v.
+    fn attention(&self) -> Vec<f32> {
+        self.sums.iter().map(|sum| (sum / self.total) as f32).collect()
+    }
+
+    /// As it stands in memory.
+    fn words(&self) -> Vec<f32> {
+        [self.highest, self.total, 0.0, 0.0].iter().chain(&self.sums).map(|&value| value as f32).collect()
+    }
+
+    fn from_words(words: &[f32]) -> Share {
+        let wide = |word: &f32| f64::from(*word);
+        Share { highest: wide(&words[0]), total: wide(&words[1]), sums: words[4..].iter().map(wide).collect() }
+    }
+}
+
+/// How many splits a row at `position` has.
+fn splits(position: usize, split_tokens: usize) -> usize {
+    position.div_ceil(split_tokens).max(1)
 }
 
 pub(super) fn rope_store(kernel: &Kernel, args: &rope_store::Resolved, memory: &mut Memory) {
@@ -128,39 +169,73 @@ pub(super) fn attend(kernel: &Kernel, args: &attend::Resolved, memory: &mut Memo
         values: &args.values,
     };
     let tables = Tables { q_gain: &args.q_gain, k_gain: &args.k_gain, rope: &args.rope };
-    let group = heads.heads / heads.kv_heads;
+    let (group, dim) = (heads.heads / heads.kv_heads, heads.head_dim);
+    let (y_stride, split_tokens) = (args.y_stride as usize, args.split_tokens as usize);
+    let leaves_shares = CacheLayout::leaves_shares(kernel);
     for index in 0..args.count as usize {
         let row = memory.view::<Row>(&args.rows)[index];
-        let y_cols = heads.heads * heads.head_dim;
-        let mut y = vec![0.0; y_cols];
-        if row.live != 0 {
-            let x = &memory.view::<f32>(&args.x)[index * args.x_stride as usize..];
-            let q = if spec.fused {
-                let ready = ready_row(&heads, memory, x, row.position as usize, &tables);
-                for (kv_head, (k, v)) in ready.k.iter().zip(&ready.v).enumerate() {
-                    cache.store(memory, &row, kv_head, k, v);
+        let (y_cols, position) = (heads.heads * dim, row.position as usize);
+        if row.live == 0 {
+            if !leaves_shares {
+                memory.view_mut::<f32>(&args.y)[index * y_stride..][..y_cols].fill(0.0);
+            }
+            continue;
+        }
+        let x = &memory.view::<f32>(&args.x)[index * args.x_stride as usize..];
+        let q = if spec.fused {
+            let ready = ready_row(&heads, memory, x, position, &tables);
+            for (kv_head, (k, v)) in ready.k.iter().zip(&ready.v).enumerate() {
+                cache.store(memory, &row, kv_head, k, v);
+            }
+            ready.q
+        } else {
+            x[..y_cols].chunks_exact(dim).map(<[f32]>::to_vec).collect()
+        };
+        for kv_head in 0..heads.kv_heads {
+            let load = |token| cache.load(memory, row.sequence as usize, token, kv_head);
+            let tokens: Vec<_> = (0..=position).map(load).collect();
+            let (before, own) = tokens.split_at(position);
+            for head in kv_head * group..(kv_head + 1) * group {
+                let y = memory.view_mut::<f32>(&args.y);
+                if !leaves_shares {
+                    let out = Share::new(&q[head], tokens.iter(), f64::from(args.scale)).attention();
+                    y[index * y_stride + head * dim..][..dim].copy_from_slice(&out);
+                    continue;
                 }
-                ready.q
-            } else {
-                x[..y_cols].chunks_exact(heads.head_dim).map(<[f32]>::to_vec).collect()
-            };
-            for kv_head in 0..heads.kv_heads {
-                let load = |token| cache.load(memory, row.sequence as usize, token, kv_head);
-                let tokens: Vec<_> = (0..=row.position as usize).map(load).collect();
-                for head in kv_head * group..(kv_head + 1) * group {
-                    let out = attention(&q[head], &tokens, f64::from(args.scale));
-                    y[head * heads.head_dim..][..heads.head_dim].copy_from_slice(&out);
+                for split in 0..splits(position, split_tokens) {
+                    let own = if split == 0 { own } else { &[] };
+                    let some = before.iter().skip(split * split_tokens).take(split_tokens).chain(own);
+                    let words = Share::new(&q[head], some, f64::from(args.scale)).words();
+                    let at = index * y_stride + (split * heads.heads + head) * words.len();
+                    y[at..at + words.len()].copy_from_slice(&words);
                 }
             }
         }
-        memory.view_mut::<f32>(&args.y)[index * args.y_stride as usize..][..y_cols].copy_from_slice(&y);
+    }
+}
+
+pub(super) fn merge(args: &merge::Resolved, memory: &mut Memory) {
+    let (dim, heads) = (args.spec.head_dim as usize, args.spec.heads as usize);
+    for index in 0..args.groups[0] as usize {
+        let row = memory.view::<Row>(&args.rows)[index];
+        for head in 0..heads {
+            let shares = memory.view::<f32>(&args.shares);
+            let share = |split| {
+                let at = ((index * args.splits as usize + split) * heads + head) * (4 + dim);
+                Share::from_words(&shares[at..at + 4 + dim])
+            };
+            let count = if row.live == 0 { 0 } else { splits(row.position as usize, args.split_tokens as usize) };
+            let whole = (0..count).map(share).reduce(|before, next| before.with(&next));
+            let out = whole.map_or_else(|| vec![0.0; dim], |share| share.attention());
+            memory.view_mut::<f32>(&args.y)[(index * heads + head) * dim..][..dim].copy_from_slice(&out);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::attention::{self, Geometry, KvType, Operands, Query, Shape};
+    use crate::kernels::attention::{self, Geometry, KvType, Operands, Query, Shape, Shares};
     use crate::plan::Region;
     use half::f16;
 
@@ -303,7 +378,7 @@ mod tests {
 
     /// Every type of cache in every order.
     fn caches() -> impl Iterator<Item = (KvType, Geometry)> {
-        let geometry = Geometry { local_size: 8, part: 2, chunk: 32, woven: false, rows: 1 };
+        let geometry = Geometry { local_size: 8, part: 2, chunk: 32, woven: false, rows: 1, split_tokens: 32 };
         let both = [geometry, Geometry { woven: true, ..geometry }];
         [KvType::F16, KvType::Q8_0].into_iter().flat_map(move |kv_type| both.map(|geometry| (kv_type, geometry)))
     }
@@ -317,6 +392,23 @@ mod tests {
                 let query = Query::Projected { qkv, stride: shape.qkv_cols() };
                 attention::attend(&shape, &geometry, operands, query, y, shape.q_cols(), LENGTH as u32)
             });
+            check(&world);
+        }
+    }
+
+    #[test]
+    fn decoding_in_splits_equals_naive_attention() {
+        for (kv_type, geometry) in caches().filter(|(_, geometry)| !geometry.woven) {
+            let mut world = world(kv_type);
+            let (shape, count, splits) = (world.shape, LENGTH as u32, geometry.splits(LENGTH as u32));
+            assert_eq!(splits, 3);
+            let bytes = Shares::bytes(&shape, splits, count);
+            world.memory.allocate(Region::Arena, bytes).expect("host memory");
+            let mut shares = Shares { tensor: Tensor::new(Region::Arena, 0, bytes), splits };
+            run(&mut world, |operands, qkv, _, _| {
+                attention::attend_split(&shape, &geometry, operands, qkv, shape.qkv_cols(), &mut shares, count)
+            });
+            run(&mut world, |operands, _, _, y| attention::merge(&shape, &geometry, operands.rows, &shares, y, count));
             check(&world);
         }
     }

@@ -38,6 +38,7 @@ const TWINS: &[(&str, Twin)] = &[
     ("finish", |dispatch, memory| step::finish(&kernels::finish::resolve(dispatch), memory)),
     ("fma", |dispatch, memory| roofline::fma(&kernels::fma::resolve(dispatch), memory)),
     ("mat_mul", |dispatch, memory| matrix::mat_mul(dispatch.kernel, &kernels::mat_mul::resolve(dispatch), memory)),
+    ("merge", |dispatch, memory| attention::merge(&kernels::merge::resolve(dispatch), memory)),
     ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),
     ("read", |dispatch, memory| roofline::read(&kernels::read::resolve(dispatch), memory)),
     ("repack", |dispatch, memory| matrix::repack(dispatch.kernel, &kernels::repack::resolve(dispatch), memory)),

@@ -21,8 +21,9 @@ fn open(model: &Synthetic) -> Gguf {
     Gguf::parse(&model.name, model.gguf()).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// With contexts for which a GPU has all of its plans.
 fn options(policy: Policy, kv_type: KvType) -> Options {
-    Options { context_tokens: Some(64), sequences: 4, kv_type, ..Options::alone(policy) }
+    Options { context_tokens: Some(4096), sequences: 4, kv_type, ..Options::alone(policy) }
 }
 
 /// The kinds of dispatch that a model uses when it serves.

@@ -12,7 +12,7 @@ use hesper::kernels::policy::Policy;
 use hesper::plan::ExecutorError;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 const REQUESTS: u32 = 32;
 const CONTEXT: u32 = 256;
@@ -33,10 +33,18 @@ impl Engine {
 
     /// Answers to all requests, which are there together.
     fn answers(&self, fixture: &Fixture) -> Vec<(Vec<Token>, FinishReason)> {
-        let asked: Vec<UnboundedReceiver<Event>> = (0..REQUESTS)
+        self.answers_to(REQUESTS, |index, events| request(fixture, index, events))
+    }
+
+    fn answers_to(
+        &self,
+        count: u32,
+        request: impl Fn(u32, UnboundedSender<Event>) -> Request,
+    ) -> Vec<(Vec<Token>, FinishReason)> {
+        let asked: Vec<UnboundedReceiver<Event>> = (0..count)
             .map(|index| {
                 let (events, answer) = mpsc::unbounded_channel();
-                self.handle.submit(request(fixture, index, events)).unwrap_or_else(|refused| panic!("{refused}"));
+                self.handle.submit(request(index, events)).unwrap_or_else(|refused| panic!("{refused}"));
                 answer
             })
             .collect();
@@ -63,7 +71,7 @@ pub fn answer(mut events: UnboundedReceiver<Event>) -> (Vec<Token>, FinishReason
 }
 
 /// Requests of every kind: prompts of 1 to 150 tokens, some with a prefix in common, and every way of sampling.
-fn request(fixture: &Fixture, index: u32, events: mpsc::UnboundedSender<Event>) -> Request {
+fn request(fixture: &Fixture, index: u32, events: UnboundedSender<Event>) -> Request {
     let chat = &fixture.tokens;
     let length = 1 + (index * 37 % 150) as usize;
     let shift = if index.is_multiple_of(2) { 0 } else { index as usize };
@@ -141,6 +149,27 @@ fn a_request_gives_the_same_alone_and_in_any_batch() {
 #[test]
 fn the_geometry_of_gpus_gives_the_same_in_any_batch() {
     assert_the_same_in_any_batch(KvType::F16, |_| Policy::GPU);
+}
+
+/// Sequences that grow beyond where a GPU attends in splits, and short ones among them, for which such steps are made too.
+#[test]
+fn the_geometry_of_gpus_gives_the_same_behind_many_tokens() {
+    let fixture = Fixture::demo();
+    let request = |index: u32, events| {
+        let length = if index % 4 == 3 { 20 } else { 480 + 9 * index };
+        let prompt = fixture.tokens.iter().cycle().skip(index as usize).take(length as usize).copied().collect();
+        let sampling = SamplingParameters { temperature: 0.9, seed: index.into(), ..SamplingParameters::default() };
+        Request { sampling, max_tokens: 40, logprobs: (index == 1).then_some(2), ..Request::new(prompt, events) }
+    };
+    let options = Options { context_tokens: Some(640), chunk_rows: 16, ..Options::alone(Policy::GPU) };
+    let Some(alone) = Engine::start(&fixture, options) else { return };
+    let expected = alone.answers_to(8, request);
+    alone.end();
+    let Some(together) = Engine::start(&fixture, Options { sequences: 8, chunk_rows: 64, ..options }) else { return };
+    for (index, (actual, expected)) in together.answers_to(8, request).iter().zip(&expected).enumerate() {
+        assert!(actual == expected, "request {index}: {actual:?} instead of {expected:?}");
+    }
+    together.end();
 }
 
 #[test]

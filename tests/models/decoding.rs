@@ -4,7 +4,7 @@
 use crate::fixtures::Fixture;
 use crate::{device, every_row, load, nmse, synthetic};
 use hesper::engine::request::SamplingParameters;
-use hesper::engine::runner::{KvType, Runner};
+use hesper::engine::runner::{KvType, Options, Planned, Runner};
 use hesper::engine::solo::Solo;
 use hesper::kernels::policy::Policy;
 
@@ -63,14 +63,18 @@ fn same_bits(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-/// How the logits of 30 decoded tokens differ from those of a prompt of the same tokens.
-fn differences(fixture: &Fixture, runner: &mut Runner, same: impl Fn(&[f32], &[f32]) -> bool) -> Vec<String> {
-    let mut tokens = fixture.tokens[..11].to_vec();
-    let answer = generate(runner, &tokens, 30);
-    tokens.extend(answer.iter().map(|(token, _)| token));
+/// How the logits of 30 tokens decoded behind `prompt` differ from those of a prompt of the same tokens.
+fn differences(
+    fixture: &Fixture,
+    prompt: &[u32],
+    runner: &mut Runner,
+    same: impl Fn(&[f32], &[f32]) -> bool,
+) -> Vec<String> {
+    let answer = generate(runner, prompt, 30);
+    let tokens: Vec<u32> = prompt.iter().copied().chain(answer.iter().map(|(token, _)| *token)).collect();
     let rows = every_row(runner, &tokens);
     let mut differences = Vec::new();
-    for ((token, logits), row) in answer.iter().zip(&rows[10..]) {
+    for ((token, logits), row) in answer.iter().zip(&rows[prompt.len() - 1..]) {
         assert_eq!(*token, highest(logits), "{}: greedy takes the highest logit", fixture.name);
         if !same(logits, row) {
             differences.push(format!("{}: {:.1e}", fixture.name, nmse(logits, row)));
@@ -90,7 +94,7 @@ fn decoding_equals_evaluating_the_same_tokens_as_a_prompt() {
     for (kv_type, fixture) in all.map(|fixture| (KvType::F16, fixture)).chain(quantized) {
         let Some((mut runner, software)) = runner(kv_type, &fixture, 16) else { return };
         let same = |a: &[f32], b: &[f32]| if software { same_bits(a, b) } else { nmse(a, b) <= 1e-6 };
-        failures.extend(differences(&fixture, &mut runner, same));
+        failures.extend(differences(&fixture, &fixture.tokens[..11], &mut runner, same));
     }
     assert!(failures.is_empty(), "{} tokens differ:\n{}", failures.len(), failures.join("\n"));
 }
@@ -104,7 +108,26 @@ fn the_geometry_of_gpus_decodes_the_same() {
     for (kv_type, fixture) in plain.chain([(KvType::Q8_0, Fixture::demo())]) {
         let Some(gpu) = device::gpu() else { return };
         let mut runner = load(&fixture.gguf, Box::new(gpu), 16, Policy::GPU, kv_type);
-        failures.extend(differences(&fixture, &mut runner, |a, b| nmse(a, b) <= 1e-6));
+        failures.extend(differences(&fixture, &fixture.tokens[..11], &mut runner, |a, b| nmse(a, b) <= 1e-6));
+    }
+    assert!(failures.is_empty(), "{} tokens differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Likewise where decoding goes on from the plan for short sequences to the one that attends in splits.
+#[test]
+fn the_geometry_of_gpus_decodes_the_same_behind_many_tokens() {
+    let fixture = Fixture::demo();
+    let prompt: Vec<u32> = fixture.tokens.iter().cycle().take(500).copied().collect();
+    let mut failures = Vec::new();
+    for kv_type in [KvType::F16, KvType::Q8_0] {
+        let Some(gpu) = device::gpu() else { return };
+        let options = Options { context_tokens: Some(1024), kv_type, ..Options::alone(Policy::GPU) };
+        let planned = Planned::new(&fixture.gguf, &options).unwrap_or_else(|error| panic!("{error}"));
+        let loaded = planned.load(&fixture.gguf, Box::new(gpu), &mut |_| {});
+        let mut runner = loaded.unwrap_or_else(|error| panic!("{error}"));
+        let splits = [500, 511, 512, 529].map(|position| runner.model().decode_key(1, position).splits);
+        assert_eq!(splits, [1, 1, 5, 5]);
+        failures.extend(differences(&fixture, &prompt, &mut runner, |a, b| nmse(a, b) <= 1e-6));
     }
     assert!(failures.is_empty(), "{} tokens differ:\n{}", failures.len(), failures.join("\n"));
 }

@@ -164,7 +164,7 @@ impl File {
         self.writer.string("general.architecture", architecture).string("tokenizer.ggml.model", "no_vocab");
         for (key, value) in [
             ("block_count", shape.layers),
-            ("context_length", 256),
+            ("context_length", 4096),
             ("embedding_length", shape.width),
             ("feed_forward_length", shape.feed_forward),
             ("attention.head_count", shape.heads),
