@@ -192,10 +192,10 @@ mod tests {
         for arrangement in arrangements {
             for gate_up in [false, true] {
                 for &parts in parts(arrangement) {
-                    for class in 0..CLASSES.len() {
+                    for (class, &most) in CLASSES.iter().enumerate() {
                         let candidates = candidates(arrangement, gate_up, class, parts);
                         assert!(!candidates.is_empty(), "{arrangement:?} {gate_up} {class} {parts}");
-                        assert!(candidates.iter().all(|shape| shape.tokens <= CLASSES[class]));
+                        assert!(candidates.iter().all(|shape| shape.tokens <= most));
                     }
                 }
             }
