@@ -8,6 +8,7 @@ use hesper::engine::self_test::self_test;
 use hesper::gguf::Gguf;
 use hesper::gpu::{self, DeviceInfo, Gpu};
 use hesper::kernels::policy::Policy;
+use hesper::plan::ExecutorError;
 use hesper::reference::{Checked, checked};
 use hesper::text::Text;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -185,7 +186,14 @@ fn tune(planned: &mut Planned, gpu: &mut Gpu, flags: &DeviceFlags, out: &mut imp
     let start = Instant::now();
     let products = planned.model.weights.products();
     let policy = &mut planned.model.policy;
-    let (tuning, measured) = gpu::tune(gpu, policy, &products, flags.tune == Tune::Measure)?;
+    let (tuning, measured) = match gpu::tune(gpu, policy, &products, flags.tune == Tune::Measure) {
+        // What it measures on is no part of the model's memory, which may well fit without.
+        Err(error @ ExecutorError::OutOfMemory { .. }) if flags.tune == Tune::Auto => {
+            writeln!(out, "Tuning: nothing was measured, the tables are used: {error}")?;
+            return Ok(());
+        }
+        tuned => tuned?,
+    };
     policy.tuning = tuning;
     if measured > 0 {
         let seconds = start.elapsed().as_secs_f64();

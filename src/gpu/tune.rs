@@ -151,18 +151,31 @@ impl Probe<'_> {
         class: usize,
         shapes: &[MatMulShape],
     ) -> Result<MatMulShape, ExecutorError> {
-        let mut best = (f64::INFINITY, shapes[0]);
+        let (mut best, mut refused) = (None, None);
         for &shape in shapes {
             self.policy.tuning.set(family, [shape; CLASSES.len()]);
-            let plan = self.plan(products, TOKENS[class]);
-            for _ in 0..RUNS {
-                let time_us = self.gpu.time(std::slice::from_ref(&plan))?.times_us[0];
-                if time_us < best.0 {
-                    best = (time_us, shape);
-                }
+            match self.best_us(&self.plan(products, TOKENS[class])) {
+                Ok(time_us) if best.is_none_or(|(least_us, _)| time_us < least_us) => best = Some((time_us, shape)),
+                Ok(_) => {}
+                // A driver may have too few registers for as many lanes; another geometry needs fewer.
+                Err(error @ ExecutorError::Pipeline { .. }) => refused = Some(error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(best.1)
+        match (best, refused) {
+            (Some((_, shape)), _) => Ok(shape),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(shapes[0]),
+        }
+    }
+
+    /// The least time of a plan.
+    fn best_us(&mut self, plan: &Plan) -> Result<f64, ExecutorError> {
+        let mut least_us = f64::INFINITY;
+        for _ in 0..RUNS {
+            least_us = least_us.min(self.gpu.time(std::slice::from_ref(plan))?.times_us[0]);
+        }
+        Ok(least_us)
     }
 
     /// All products, one behind the other as in a model, with matrices that take turns in memory.
