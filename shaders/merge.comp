@@ -1,17 +1,19 @@
 // y[row][head] = sums / total of the shares that attend_split has left of a row's splits, folded in their order. The same
 // arithmetic as that of attend, which walks over the splits by itself.
 //
-// shares: [rows][splits][heads][1 + head_dim / 4] vec4: (highest, total, 0, 0), then the sums. y: [rows][heads][head_dim]; a row
+// shares: [rows][splits][heads][SHARE] vec4 (lib/share.glsl). y: [rows][heads][head_dim]; a row
 // that is not live: zeros. A row has a split for every split_tokens positions before its own, and one at least; the shares
 // behind them are not read. One workgroup per row (x) and head (y).
 #extension GL_GOOGLE_include_directive : require
 #include "lib/prelude.glsl"
 #include "lib/step.glsl"
-#include "lib/share.glsl"
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint HEAD_DIM = 128; // a multiple of 8
 layout(constant_id = 2) const uint HEADS = 16;
+
+#include "lib/share.glsl"
+
 layout(push_constant, scalar) uniform Push {
     Vec4In shares;
     RowIn rows;
@@ -19,8 +21,6 @@ layout(push_constant, scalar) uniform Push {
     uint splits; // of a row of shares
     uint split_tokens;
 };
-
-const uint SHARE = 1 + HEAD_DIM / 4; // vec4
 
 void main() {
     const uint r = gl_WorkGroupID.x;

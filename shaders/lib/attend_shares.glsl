@@ -47,8 +47,6 @@ float gathered_total(uint q) {
 }
 
 #if defined(SPLIT)
-const uint SHARE = 1 + HEAD_DIM / 4; // vec4: see merge.comp
-
 void store_share() {
     [[unroll]] for (uint q = 0; q < QUERIES; q++) {
         gather(q);

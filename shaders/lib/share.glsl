@@ -2,6 +2,9 @@
 // sums = Σ exp(score - highest) × v. Shares are folded one by one, in the order of their tokens. Shared by attend and merge,
 // so that both get the same bits: every product that feeds a sum is `precise` or stands in an explicit fma.
 
+// In memory a share is so many vec4: (highest, total, 0, 0), then the sums.
+const uint SHARE = 1 + HEAD_DIM / 4;
+
 // What sums so far (x), and those of the next share (y), are multiplied by where the two are added.
 vec2 fold_scales(float highest, float next_highest) {
     precise const vec2 below = vec2(highest, next_highest) - max(highest, next_highest);

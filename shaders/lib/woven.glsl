@@ -47,7 +47,11 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
     Block b;
     const uint strip = tile / STRIP;
     const uint at = (strip * blocks + block) * STRIP + tile % STRIP;
-    b.at = at * (QUANT_WORDS == 16 ? BLOCK_COLS : QUANT_WORDS);
+#if defined(UNSCALED)
+    b.at = at * BLOCK_COLS;
+#else
+    b.at = at * QUANT_WORDS;
+#endif
     b.lane = lane;
 #if HIGH_BITS > 0
     [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
@@ -78,7 +82,7 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
 void load_word(UintIn weight, inout Block b, uint c) {
 #if defined(UNSCALED)
     [[unroll]] for (uint i = 0; i < 4; ++i) {
-        b.q[i] = QUANT_WORDS == 16 ? row_half(weight, b.at + 4 * c + i, b.lane) : row_word(weight, b.at + 4 * c + i, b.lane);
+        b.q[i] = row_word(weight, b.at + 4 * c + i, b.lane);
     }
 #else
     b.q.x = row_word(weight, b.at + c / WORD_FOURS, b.lane);

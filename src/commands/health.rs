@@ -2,6 +2,7 @@
 
 use super::serve::path_prefix;
 use anyhow::{Context, Result, anyhow, bail};
+use hesper::load::client::with_tls;
 use reqwest::{Client, Response, StatusCode, Url};
 use serde::Deserialize;
 use std::io::{self, Write};
@@ -97,14 +98,9 @@ struct Model {
 pub fn health(flags: &Flags) -> Result<ExitCode> {
     let address = flags.address()?;
     let limit = Duration::from_secs(flags.timeout.into());
-    // Already installed is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     // A check of this server, not of a proxy between.
-    let mut client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none());
-    if address.scheme() == "http" {
-        // An image without certificates does for that.
-        client = client.tls_certs_only([]);
-    }
+    let client = Client::builder().timeout(limit).no_proxy().redirect(reqwest::redirect::Policy::none());
+    let client = with_tls(client, &address);
     // The server of this machine is asked by an address that its certificate does not name, and is told nothing secret.
     let client = client.tls_danger_accept_invalid_certs(flags.url.is_none() && flags.tls_cert.is_some()).build()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

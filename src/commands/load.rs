@@ -136,14 +136,13 @@ pub enum Step {
 /// it runs first; what one queue has compiled the other finds in the driver's cache on disk. (Lavapipe of Mesa 26.2 compiles
 /// in one thread of a process at a time, so that both together take no less.)
 pub fn load(
-    planned: Planned,
+    mut planned: Planned,
     gguf: &Gguf,
-    gpu: Gpu,
+    mut gpu: Gpu,
     flags: &DeviceFlags,
     out: &mut impl Write,
     progress: impl Fn(Step),
 ) -> Result<Runner> {
-    let (mut planned, mut gpu) = (planned, gpu);
     let start = Instant::now();
     tune(&mut planned, &mut gpu, flags, out)?;
     let (runner, speed, checked) = thread::scope(|scope| {

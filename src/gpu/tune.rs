@@ -80,9 +80,9 @@ fn measure(
 ) -> Result<(), ExecutorError> {
     let pieces: Vec<Product> = products.iter().map(piece).collect();
     let (mut most, mut all) = (0, 0);
-    for Product { layout, count, .. } in &pieces {
+    for &Product { layout, count, .. } in &pieces {
         most = most.max(layout.bytes);
-        all += layout.bytes.next_multiple_of(256) * u64::from((*count).clamp(1, MATRICES_MAX));
+        all += layout.bytes.next_multiple_of(256) * u64::from(count);
     }
     let bytes =
         all.min(WEIGHTS_BYTES).min(gpu.info().device_local_bytes() / 8).min(gpu.largest_region_bytes()).max(most);
@@ -108,14 +108,15 @@ fn measure(
     Ok(())
 }
 
-/// A product with so few rows that several matrices fit memory, in whole strips and pairs of gate and up.
+/// A product with so few rows that several matrices fit memory, in whole strips and pairs of gate and up, and with so few
+/// matrices.
 fn piece(product: &Product) -> Product {
     let Layout { format, arrangement, cols, tiles, bytes, .. } = product.layout;
     let step = 2 * arrangement.strip();
     let fitting = u64::from(tiles) * MATRIX_BYTES_MAX / bytes.max(1) / u64::from(step) * u64::from(step);
     let tiles = tiles.min(u32::try_from(fitting).unwrap_or(u32::MAX).max(step));
     let layout = Layout::new(format, arrangement, tiles, cols).expect("a part of a matrix that was placed");
-    Product { layout, ..*product }
+    Product { layout, count: product.count.min(MATRICES_MAX), ..*product }
 }
 
 /// Rows of y.
@@ -183,7 +184,7 @@ impl Probe<'_> {
         let mut commands = Vec::new();
         let mut at = 0;
         for product in products {
-            for _ in 0..product.count.clamp(1, MATRICES_MAX) {
+            for _ in 0..product.count {
                 let bytes = product.layout.bytes;
                 if at + bytes > self.weights.bytes {
                     at = 0;

@@ -257,8 +257,6 @@ fn base_url(text: &str) -> Result<Url, ClientError> {
 
 /// A client that keeps so many idle connections open.
 fn http_client(base: &Url, settings: &Settings, idle_connections: usize) -> Result<reqwest::Client, ClientError> {
-    // Whoever came first has set the same; TLS is used by https addresses alone.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("hesper/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(settings.timeout)
@@ -271,11 +269,14 @@ fn http_client(base: &Url, settings: &Settings, idle_connections: usize) -> Resu
         // What runs on this machine is never behind a proxy.
         builder = builder.no_proxy();
     }
-    if base.scheme() == "http" {
-        // A machine without certificates does for that.
-        builder = builder.tls_certs_only([]);
-    }
-    builder.build().map_err(|error| ClientError::Build(root(&error)))
+    with_tls(builder, base).build().map_err(|error| ClientError::Build(root(&error)))
+}
+
+/// The TLS that a client of this address needs: without it there need be no certificates on this machine.
+pub fn with_tls(builder: reqwest::ClientBuilder, address: &Url) -> reqwest::ClientBuilder {
+    // Whoever came first has set the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if address.scheme() == "http" { builder.tls_certs_only([]) } else { builder }
 }
 
 /// A failure to send, or to get the answer's head.
