@@ -101,7 +101,8 @@ fn prepare(gpu: &mut Gpu, dispatch: Dispatch) -> Prepared {
 
 fn on_device(dispatch: &Dispatch) -> Dispatch {
     let mut dispatch = dispatch.clone();
-    dispatch.operands.iter_mut().for_each(|operand| operand.region = REGION);
+    dispatch.stages.iter_mut().for_each(|stage| *stage = on_device(stage));
+    dispatch.operands.iter_mut().filter(|operand| operand.region != Region::Stages).for_each(|operand| operand.region = REGION);
     dispatch
 }
 

@@ -151,14 +151,17 @@ impl Reader<'_> {
             .collect()
     }
 
-    /// The structs in `buffer … { Struct v[]; }` blocks.
+    /// The structs in `buffer … { Struct v[]; }` blocks, but those with addresses: they are another kernel's push constants.
     fn records(&self) -> Result<Vec<Record>, String> {
         let mut records = Vec::new();
         for array in self.module.types_global_values.iter().filter(|i| i.class.opcode == Op::TypeRuntimeArray) {
             let Some(Operand::IdRef(element)) = array.operands.first() else { continue };
             if self.definition(*element)?.class.opcode == Op::TypeStruct {
                 let name = self.name(*element).ok_or("a struct has no name")?;
-                records.push(Record { name, members: self.members(*element)? });
+                let members = self.members(*element)?;
+                if !members.iter().any(|member| matches!(member.kind, Kind::Pointer { .. })) {
+                    records.push(Record { name, members });
+                }
             }
         }
         records.sort_by(|a, b| a.name.cmp(&b.name));

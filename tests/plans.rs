@@ -62,15 +62,14 @@ fn stretches_of_a_plan_leave_its_rows_alone() {
             assert_eq!(dispatches.len(), plan.dispatches().count(), "{}", plan.name);
             let mut read = 0;
             for (at, dispatch) in dispatches.iter().enumerate() {
-                let operands = dispatch.kernel.operands.iter().zip(&dispatch.operands);
-                let indices = operands.filter(|(info, tensor)| {
+                let indices = dispatch.accesses().filter(|(tensor, info)| {
                     ["rows", "outputs", "select"].contains(&info.name)
                         && !info.writable
                         && tensor.region == Region::Arena
                 });
-                for (_, tensor) in indices {
+                for (tensor, _) in indices {
                     let writes = |earlier: &&&Dispatch| {
-                        earlier.accesses().any(|(other, writes)| writes && other.overlaps(tensor))
+                        earlier.accesses().any(|(other, info)| info.writable && other.overlaps(tensor))
                     };
                     let last = dispatches[..at].iter().rev().find(writes).expect("somebody has written it");
                     assert_eq!(last.kernel.name, "begin", "{}: {}", plan.name, dispatch.label);

@@ -49,6 +49,7 @@ mod tests {
             api_version: [1, 2, 0],
             heaps: vec![Heap { bytes: 40 * GIB, device_local: true }],
             subgroup_size: 32,
+            side_by_side: 0,
             software: kind == DeviceKind::Cpu,
             missing: Vec::new(),
         }

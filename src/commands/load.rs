@@ -39,7 +39,11 @@ pub fn device(flags: &DeviceFlags, out: &mut impl Write) -> Result<Gpu> {
     if let Some(folder) = flags.kernel_cache() {
         gpu.keep_pipelines_in(&folder)?;
     }
-    tracing::debug!(time_ms = start.elapsed().as_millis(), "opened the device");
+    if gpu.info().software {
+        gpu.look_side_by_side()?;
+    }
+    let side_by_side = gpu.info().side_by_side;
+    tracing::debug!(time_ms = start.elapsed().as_millis(), side_by_side, "opened the device");
     writeln!(out, "Device {}: {}; {}", choice.index, gpu.label(), choice.reason)?;
     Ok(gpu)
 }
@@ -61,7 +65,10 @@ pub fn plan(
         budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
         chunk_rows: flags.chunk,
         draft_max: sharing.draft_max,
-        policy: Policy::of(device.software, device.subgroup_size),
+        policy: Policy {
+            side_by_side: device.side_by_side,
+            ..Policy::of(device.software, device.subgroup_size)
+        },
     };
     let start = Instant::now();
     let planned = Planned::new(gguf, &options)?;

@@ -132,6 +132,7 @@ mod tests {
             api_version: [1, 3, 0],
             heaps: vec![Heap { bytes: 8 << 30, device_local: true }],
             subgroup_size: 32,
+            side_by_side: 0,
             software: kind == DeviceKind::Cpu,
             missing: Vec::new(),
         }

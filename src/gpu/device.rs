@@ -85,6 +85,8 @@ pub struct DeviceInfo {
     pub api_version: [u32; 3],
     pub heaps: Vec<Heap>,
     pub subgroup_size: u32,
+    /// Workgroups that may wait for each other ([`super::Gpu::look_side_by_side`]); 0: none, or it was not tried.
+    pub side_by_side: u32,
     /// A CPU at work, however many drivers are in between.
     pub software: bool,
     /// Names of what the kernels need and it has not; empty for a usable device.
@@ -177,6 +179,7 @@ fn describe(index: usize, device: &PhysicalDevice) -> DeviceInfo {
         api_version: [version.major, version.minor, version.patch],
         heaps: device.memory_properties().memory_heaps.iter().map(heap).collect(),
         subgroup_size: properties.subgroup_size.unwrap_or(0),
+        side_by_side: 0,
         missing: missing(device),
     }
 }

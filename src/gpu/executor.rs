@@ -39,16 +39,24 @@ pub struct MemoryUse {
 
 /// A device with one queue, its regions, pipelines and recorded plans. Owned by one thread at a time.
 pub struct Gpu {
-    info: DeviceInfo,
+    pub(super) info: DeviceInfo,
     max_groups: [u32; 3],
-    /// Command buffers, and the fence that stands behind the last submission of each.
-    plans: Vec<Option<(vk::CommandBuffer, u64)>>,
+    plans: Vec<Option<Recorded>>,
     regions: Regions,
     /// For reading unmapped memory; made when first needed.
     read_piece: Option<Block>,
     pipelines: Pipelines,
     queue: Queue,
     raw: Arc<Raw>,
+}
+
+/// A plan made ready.
+struct Recorded {
+    buffer: vk::CommandBuffer,
+    /// Stands behind its last submission.
+    fence: u64,
+    /// Its [`Region::Stages`].
+    stages: Option<Block>,
 }
 
 /// The blocks of all regions, found without hashing: the host polls one of them.
@@ -73,11 +81,11 @@ impl Regions {
             Region::Staging => self.staging.as_ref(),
             Region::Weights(part) => self.weights.get(usize::from(part))?.as_ref(),
             Region::Cache(part) => self.cache.get(usize::from(part))?.as_ref(),
-            Region::Virtual(_) => None,
+            Region::Stages | Region::Virtual(_) => None,
         }
     }
 
-    /// The place for a region's block; `None` for virtual regions, which have none.
+    /// The place for a region's block; `None` for those that plans have of their own, or not yet.
     fn slot(&mut self, region: Region) -> Option<&mut Option<Block>> {
         fn part(parts: &mut Vec<Option<Block>>, index: u16) -> &mut Option<Block> {
             let index = usize::from(index);
@@ -94,7 +102,7 @@ impl Regions {
             Region::Staging => Some(&mut self.staging),
             Region::Weights(index) => Some(part(&mut self.weights, index)),
             Region::Cache(index) => Some(part(&mut self.cache, index)),
-            Region::Virtual(_) => None,
+            Region::Stages | Region::Virtual(_) => None,
         }
     }
 
@@ -175,7 +183,8 @@ impl Gpu {
 
     pub fn memory(&self) -> MemoryUse {
         let mut total = MemoryUse::default();
-        for block in self.regions.blocks().chain(&self.read_piece) {
+        let stages = self.plans.iter().flatten().filter_map(|plan| plan.stages.as_ref());
+        for block in self.regions.blocks().chain(&self.read_piece).chain(stages) {
             let sum = if block.is_mapped() { &mut total.mapped_bytes } else { &mut total.device_bytes };
             *sum += block.allocated_bytes;
         }
@@ -185,8 +194,8 @@ impl Gpu {
     /// Forgets every region and plan, but not the pipelines, which are what takes long to make.
     pub fn forget(&mut self) -> Result<(), ExecutorError> {
         self.queue.finish()?;
-        for (buffer, _) in self.plans.drain(..).flatten() {
-            self.queue.free(buffer);
+        for plan in self.plans.drain(..).flatten() {
+            self.queue.free(plan.buffer);
         }
         self.regions = Regions::default();
         self.read_piece = None;
@@ -201,7 +210,8 @@ impl Gpu {
 
     /// Times plans as [`Executor::time`] does, by the clock that is asked for.
     pub fn time_by(&mut self, clock: Clock, plans: &[Plan]) -> Result<PlanTimes, ExecutorError> {
-        let plans = plans.iter().map(|plan| self.ready(plan)).collect::<Result<Vec<_>, _>>()?;
+        let ready = plans.iter().map(|plan| self.ready(plan)).collect::<Result<Vec<_>, _>>()?;
+        let (plans, _stages): (Vec<_>, Vec<_>) = ready.into_iter().unzip();
         let times_us = match clock {
             Clock::Timestamps => self.times_by_timestamps(&plans)?,
             Clock::Waits => self.times_by_waits(&plans)?,
@@ -238,11 +248,23 @@ impl Gpu {
         Ok(time.as_secs_f64() * 1e6)
     }
 
-    /// A plan's commands, checked, with pipelines and addresses.
-    fn ready(&mut self, plan: &Plan) -> Result<Vec<Ready>, ExecutorError> {
+    /// A plan's commands, checked, with pipelines and addresses, and the memory of its stages.
+    fn ready(&mut self, plan: &Plan) -> Result<(Vec<Ready>, Option<Block>), ExecutorError> {
         let (regions, pipelines) = (&self.regions, &mut self.pipelines);
-        record::check(plan, self.max_groups, |region| regions.place(region))?;
-        record::ready(plan, |region| regions.place(region), |dispatch| pipelines.get(dispatch))
+        let mut stages = match plan.stages_bytes() {
+            0 => None,
+            bytes => Some(Block::new(&self.raw, Region::Stages, bytes, access_of(Region::Stages))?),
+        };
+        let own = stages.as_ref().map(|block| Place { address: block.address, bytes: block.bytes });
+        let place = |region| if region == Region::Stages { own } else { regions.place(region) };
+        record::check(plan, self.max_groups, place)?;
+        if let Some(block) = &mut stages {
+            block.fill_zero(Region::Stages);
+            for (offset_bytes, records) in record::stages(plan, place) {
+                block.write(Region::Stages, offset_bytes, &records);
+            }
+        }
+        Ok((record::ready(plan, place, |dispatch| pipelines.get(dispatch))?, stages))
     }
 
     /// Gives a block its first content. Ends with a barrier, so that plans see it.
@@ -310,10 +332,10 @@ impl Executor for Gpu {
     }
 
     fn prepare(&mut self, plan: &Plan) -> Result<Prepared, ExecutorError> {
-        let commands = self.ready(plan)?;
+        let (commands, stages) = self.ready(plan)?;
         let layout = self.pipelines.layout;
         let buffer = self.queue.record(|ash, buffer| record::record(ash, buffer, layout, &commands))?;
-        self.plans.push(Some((buffer, 0)));
+        self.plans.push(Some(Recorded { buffer, fence: 0, stages }));
         Ok(Prepared(self.plans.len() - 1))
     }
 
@@ -322,18 +344,19 @@ impl Executor for Gpu {
     }
 
     fn release(&mut self, prepared: Prepared) {
-        let (buffer, fence) = self.plans.get_mut(prepared.0).and_then(Option::take).expect("the plan is prepared");
+        let plan = self.plans.get_mut(prepared.0).and_then(Option::take).expect("the plan is prepared");
         // It may still run if nobody waited; where waiting fails the device is lost and the buffer is left alone. What was
         // submitted behind it goes on.
-        if self.queue.reach(fence).is_ok() {
-            self.queue.free(buffer);
+        match self.queue.reach(plan.fence) {
+            Ok(()) => self.queue.free(plan.buffer),
+            Err(_) => std::mem::forget(plan.stages),
         }
     }
 
     fn submit(&mut self, prepared: Prepared) -> Result<(), ExecutorError> {
         let plan = self.plans.get_mut(prepared.0).and_then(Option::as_mut).expect("the plan is prepared");
-        plan.1 = self.queue.next_fence();
-        self.queue.submit(plan.0)
+        plan.fence = self.queue.next_fence();
+        self.queue.submit(plan.buffer)
     }
 
     fn fence(&mut self) -> Result<Ticket, ExecutorError> {
@@ -383,6 +406,7 @@ impl Drop for Gpu {
         if self.raw.is_hung() || self.queue.finish().is_err() {
             self.raw.give_up();
             std::mem::forget(std::mem::take(&mut self.regions));
+            std::mem::forget(std::mem::take(&mut self.plans));
             std::mem::forget(self.read_piece.take());
         }
     }

@@ -27,7 +27,7 @@ pub enum Access {
 
 pub fn access_of(region: Region) -> Access {
     match region {
-        Region::Step | Region::Staging => Access::Write,
+        Region::Step | Region::Staging | Region::Stages => Access::Write,
         Region::Output => Access::Read,
         Region::Weights(_) | Region::Cache(_) | Region::Arena | Region::Logits | Region::Virtual(_) => Access::Unmapped,
     }

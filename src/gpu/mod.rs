@@ -18,6 +18,7 @@ mod queue;
 mod record;
 mod roofline;
 pub mod surroundings;
+mod side_by_side;
 mod tune;
 
 pub use abort::start_again_on_abort;

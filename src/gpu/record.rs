@@ -2,7 +2,7 @@
 //! with its addresses.
 
 use super::device::PUSH_BYTES;
-use crate::plan::{Command, Dispatch, ExecutorError, Plan, Region, Tensor};
+use crate::plan::{Command, Dispatch, ExecutorError, Plan, Region, Tensor, stage_bytes};
 use ash::vk;
 
 /// Every operand starts at a multiple of this many bytes: the widest load that kernels make.
@@ -18,7 +18,8 @@ pub struct Place {
 /// Checks everything that could make a dispatch reach outside its operands' regions or the device's limits.
 pub fn check(plan: &Plan, max_groups: [u32; 3], place: impl Fn(Region) -> Option<Place>) -> Result<(), ExecutorError> {
     for (index, dispatch) in plan.dispatches().enumerate() {
-        check_dispatch(dispatch, max_groups, &place).map_err(|problem| {
+        let stages = dispatch.stages.iter().try_for_each(|stage| check_dispatch(stage, max_groups, &place));
+        stages.and_then(|()| check_dispatch(dispatch, max_groups, &place)).map_err(|problem| {
             let kernel = dispatch.kernel.name;
             ExecutorError::Device(format!(
                 "plan {}, dispatch {index} ({kernel} {}): {problem}",
@@ -35,6 +36,10 @@ fn check_dispatch(
     place: &impl Fn(Region) -> Option<Place>,
 ) -> Result<(), String> {
     let kernel = dispatch.kernel;
+    let records: u64 = dispatch.stages.iter().map(|stage| stage_bytes(stage.kernel)).sum();
+    if records > dispatch.operands.first().map_or(0, |tensor| tensor.bytes) && !dispatch.stages.is_empty() {
+        return Err(format!("{records} bytes of stages do not fit"));
+    }
     if dispatch.operands.len() != kernel.operands.len() {
         return Err(format!("{} operands instead of {}", dispatch.operands.len(), kernel.operands.len()));
     }
@@ -82,6 +87,23 @@ pub fn push_constants(dispatch: &Dispatch, place: impl Fn(Region) -> Option<Plac
         push[at..at + 8].copy_from_slice(&(place.address + tensor.offset_bytes).to_le_bytes());
     }
     push
+}
+
+/// What stands in [`Region::Stages`] for the stages of a checked plan's dispatches: the bytes, and where they go.
+pub fn stages(plan: &Plan, place: impl Fn(Region) -> Option<Place>) -> Vec<(u64, Vec<u8>)> {
+    let with_stages = plan.dispatches().filter(|dispatch| !dispatch.stages.is_empty());
+    with_stages
+        .map(|dispatch| {
+            let mut records = Vec::new();
+            for stage in &dispatch.stages {
+                let end = records.len() + stage_bytes(stage.kernel) as usize;
+                records.extend(push_constants(stage, &place));
+                records.extend(stage.specialization.iter().flat_map(|word| word.to_le_bytes()));
+                records.resize(end, 0);
+            }
+            (dispatch.operands[0].offset_bytes, records)
+        })
+        .collect()
 }
 
 /// A command as the driver takes it.

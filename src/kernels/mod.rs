@@ -3,6 +3,7 @@
 
 pub mod attention;
 mod cache;
+pub mod chain;
 pub mod layout;
 pub mod matrix;
 pub mod policy;
@@ -28,7 +29,7 @@ mod generated {
         groups: [u32; 3],
     ) -> Dispatch {
         let work = Work { bytes: operands.iter().map(|tensor| tensor.bytes).sum(), ..Work::default() };
-        Dispatch { kernel, label: String::new(), specialization, operands, push, groups, work }
+        Dispatch { kernel, label: String::new(), specialization, operands, push, groups, work, stages: Vec::new() }
     }
 
     include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

@@ -10,7 +10,7 @@ use crate::kernels::layout::Matrix;
 use crate::kernels::matrix::{self, Ahead, Epilogue, MatMul, Norm};
 use crate::kernels::policy::Policy;
 use crate::kernels::sampling::{Advanced, Begin, Sample, finish};
-use crate::kernels::{Row, norm};
+use crate::kernels::{Row, chain, norm};
 use crate::plan::{Builder, Plan, Tensor};
 use std::fmt;
 
@@ -101,6 +101,7 @@ impl Model {
                 lowering.sample(&rows, &outputs);
             }
         }
+        lowering.builder.replace(|dispatches| chain::chained(dispatches, &self.policy));
         lowering.builder.finish(key.to_string())
     }
 }

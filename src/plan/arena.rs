@@ -43,7 +43,8 @@ pub fn assign(dispatches: &mut [Dispatch], virtual_bytes: &[u64]) -> u64 {
         arena_bytes = arena_bytes.max(offset + bytes);
     }
 
-    for tensor in dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.operands) {
+    let parts = dispatches.iter_mut().flat_map(Dispatch::parts_mut);
+    for tensor in parts.flat_map(|part| &mut part.operands) {
         if let Region::Virtual(id) = tensor.region {
             *tensor = Tensor::new(Region::Arena, offsets[id as usize] + tensor.offset_bytes, tensor.bytes);
         }
@@ -51,10 +52,19 @@ pub fn assign(dispatches: &mut [Dispatch], virtual_bytes: &[u64]) -> u64 {
     arena_bytes
 }
 
+/// Places the tensors of [`Region::Stages`] behind each other.
+pub fn assign_stages(dispatches: &mut [Dispatch]) {
+    let mut bytes = 0;
+    for tensor in dispatches.iter_mut().filter(|d| !d.stages.is_empty()).flat_map(|d| &mut d.operands) {
+        tensor.offset_bytes = bytes;
+        bytes = tensor.end_bytes().next_multiple_of(ALIGN_BYTES);
+    }
+}
+
 fn lifetimes(dispatches: &[Dispatch], virtuals: usize) -> Vec<Option<Lifetime>> {
     let mut lifetimes: Vec<Option<Lifetime>> = vec![None; virtuals];
     for (index, dispatch) in dispatches.iter().enumerate() {
-        for tensor in &dispatch.operands {
+        for (tensor, _) in dispatch.accesses() {
             if let Region::Virtual(id) = tensor.region {
                 let lifetime = lifetimes[id as usize].get_or_insert(Lifetime { first: index, last: index });
                 lifetime.last = index;

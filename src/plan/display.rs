@@ -13,6 +13,7 @@ impl Display for Region {
             Region::Step => f.write_str("step"),
             Region::Output => f.write_str("output"),
             Region::Staging => f.write_str("staging"),
+            Region::Stages => f.write_str("stages"),
             Region::Virtual(id) => write!(f, "virtual{id}"),
         }
     }
@@ -34,7 +35,7 @@ impl Display for Dispatch {
         for (info, tensor) in self.kernel.operands.iter().zip(&self.operands) {
             write!(f, " {}{}={tensor}", if info.writable { "→" } else { "" }, info.name)?;
         }
-        Ok(())
+        self.stages.iter().try_for_each(|stage| write!(f, "\n    · {stage}"))
     }
 }
 

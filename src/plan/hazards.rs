@@ -9,14 +9,14 @@ pub fn with_barriers(dispatches: Vec<Dispatch>) -> Vec<Command> {
     let mut commands = vec![Command::Barrier];
     let mut since_barrier: Vec<(Tensor, bool)> = Vec::new();
     for dispatch in dispatches {
-        let conflicts = dispatch.accesses().any(|(tensor, writes)| {
-            since_barrier.iter().any(|(earlier, wrote)| (writes || *wrote) && tensor.overlaps(earlier))
+        let conflicts = dispatch.accesses().any(|(tensor, info)| {
+            since_barrier.iter().any(|(earlier, wrote)| (info.writable || *wrote) && tensor.overlaps(earlier))
         });
         if conflicts {
             commands.push(Command::Barrier);
             since_barrier.clear();
         }
-        since_barrier.extend(dispatch.accesses().map(|(tensor, writes)| (tensor.clone(), writes)));
+        since_barrier.extend(dispatch.accesses().map(|(tensor, info)| (tensor.clone(), info.writable)));
         commands.push(Command::Dispatch(dispatch));
     }
     commands
@@ -49,6 +49,7 @@ mod tests {
             push: vec![0; 16],
             groups: [1, 1, 1],
             work: Work::default(),
+            stages: vec![],
         }
     }
 

@@ -27,6 +27,9 @@ pub enum Region {
     Output,
     /// Bytes of the file on their way to the device, at load. Mapped.
     Staging,
+    /// What the stages of a plan's dispatches are, and where their workgroups wait for each other: each plan has its own, and
+    /// its executor writes it when the plan is prepared. Mapped.
+    Stages,
     /// A tensor whose place in the arena is not chosen yet; none is left in a finished [`Plan`].
     Virtual(u32),
 }
@@ -151,9 +154,27 @@ pub struct Dispatch {
     pub push: Vec<u8>,
     pub groups: [u32; 3],
     pub work: Work,
+    /// What a kernel that does several dispatches one behind another does, in order; of all others empty. Such a kernel's own
+    /// operands are in [`Region::Stages`]: the [records](stage_bytes) of its stages, and words that start as zeros.
+    pub stages: Vec<Dispatch>,
+}
+
+/// Bytes that a stage of `kernel` takes in [`Region::Stages`]: its push constants, complete with addresses, then its
+/// specialization constants, a word each in the order of their numbers.
+pub fn stage_bytes(kernel: &Kernel) -> u64 {
+    (u64::from(kernel.push_bytes) + 4 * kernel.specialization.len() as u64).next_multiple_of(8)
 }
 
 impl Dispatch {
+    /// The dispatches whose operands this one's kernel works on: its stages, or itself.
+    pub fn parts(&self) -> &[Dispatch] {
+        if self.stages.is_empty() { std::slice::from_ref(self) } else { &self.stages }
+    }
+
+    fn parts_mut(&mut self) -> &mut [Dispatch] {
+        if self.stages.is_empty() { std::slice::from_mut(self) } else { &mut self.stages }
+    }
+
     pub fn named(mut self, label: impl Into<String>) -> Dispatch {
         self.label = label.into();
         self
@@ -169,9 +190,9 @@ impl Dispatch {
         self
     }
 
-    /// Each operand with whether the kernel may write it.
-    pub fn accesses(&self) -> impl Iterator<Item = (&Tensor, bool)> {
-        self.operands.iter().zip(self.kernel.operands).map(|(tensor, info)| (tensor, info.writable))
+    /// Each operand and what the shader says of it; of stages, theirs.
+    pub fn accesses(&self) -> impl Iterator<Item = (&Tensor, &'static OperandInfo)> {
+        self.parts().iter().flat_map(|part| part.operands.iter().zip(part.kernel.operands))
     }
 }
 
@@ -189,8 +210,7 @@ pub struct Plan {
     pub name: String,
     pub commands: Vec<Command>,
     /// Bytes of the arena that it uses.
-    pub arena_bytes: u64,
-}
+    pub arena_bytes: u64,}
 
 impl Plan {
     pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
@@ -202,6 +222,12 @@ impl Plan {
 
     pub fn barriers(&self) -> usize {
         self.commands.iter().filter(|command| matches!(command, Command::Barrier)).count()
+    }
+
+    /// Bytes of [`Region::Stages`] that it needs.
+    pub fn stages_bytes(&self) -> u64 {
+        let tensors = self.dispatches().flat_map(|dispatch| &dispatch.operands);
+        tensors.filter(|tensor| tensor.region == Region::Stages).map(Tensor::end_bytes).max().unwrap_or(0)
     }
 
     /// What it moves at least, without what attention reads of the cache.
@@ -230,8 +256,14 @@ impl Builder {
         self.dispatches.push(dispatch);
     }
 
+    /// Puts other dispatches, which do the same, in the place of those pushed so far.
+    pub fn replace(&mut self, with: impl FnOnce(Vec<Dispatch>) -> Vec<Dispatch>) {
+        self.dispatches = with(std::mem::take(&mut self.dispatches));
+    }
+
     pub fn finish(mut self, name: impl Into<String>) -> Plan {
         let arena_bytes = arena::assign(&mut self.dispatches, &self.virtuals);
+        arena::assign_stages(&mut self.dispatches);
         Plan { name: name.into(), commands: hazards::with_barriers(self.dispatches), arena_bytes }
     }
 }

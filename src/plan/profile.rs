@@ -211,6 +211,7 @@ mod tests {
             push: vec![],
             groups: [1, 1, 1],
             work,
+            stages: vec![],
         })
     }
 

@@ -20,7 +20,9 @@ pub fn kinds(plan: &Plan) -> impl Iterator<Item = Kind> {
 }
 
 fn kind(dispatch: &Dispatch) -> Kind {
-    (dispatch.kernel.name, dispatch.specialization.clone())
+    // Stages are no specialization to the driver, but what they ask of the kernel is.
+    let stages = dispatch.stages.iter().map(|stage| stage.specialization.as_slice());
+    (dispatch.kernel.name, stages.fold(dispatch.specialization.clone(), |all, stage| [all.as_slice(), stage].concat()))
 }
 
 /// How what a kernel writes is compared.
@@ -60,6 +62,9 @@ const WRITTEN: &[(&str, &str, Element)] = &[
     ("mat_mul", "y", Element::Float),
     ("mat_mul", "normed", Element::Float),
     ("mat_mul", "squares", Element::Float),
+    ("mat_mul_chain", "arrived", Element::Private),
+    ("meet", "arrived", Element::Word),
+    ("meet", "y", Element::Word),
     ("merge", "y", Element::Float),
     ("norm", "y", Element::Float),
     ("norm", "scale", Element::Float),
@@ -135,12 +140,13 @@ impl<D: Executor> Both<D> {
         let again = !self.seen.insert(kind(dispatch)) && dispatch.kernel.family != "sample";
         let twin = twin(dispatch.kernel.family).filter(|_| !again);
         let Some(twin) = twin else { return self.device.submit(prepared) };
-        for operand in &dispatch.operands {
+        for (operand, _) in dispatch.accesses() {
             let bytes = self.device_bytes(operand)?;
             self.memory.write_bytes(operand.region, operand.offset_bytes, &bytes);
         }
-        let written = || dispatch.accesses().zip(dispatch.kernel.operands).filter(|((_, writable), _)| *writable);
-        let before: Vec<Vec<u8>> = written().map(|((tensor, _), _)| self.memory.view::<u8>(tensor).to_vec()).collect();
+        let operands = |part| Dispatch::accesses(part).map(move |(tensor, info)| (part, tensor, info));
+        let written = || dispatch.parts().iter().flat_map(operands).filter(|(_, _, info)| info.writable);
+        let before: Vec<Vec<u8>> = written().map(|(_, tensor, _)| self.memory.view::<u8>(tensor).to_vec()).collect();
         let start = Instant::now();
         self.device.submit(prepared)?;
         twin(dispatch, &mut self.memory);
@@ -150,12 +156,12 @@ impl<D: Executor> Both<D> {
         // Some drivers compile a kernel when it first runs.
         let kernel = dispatch.kernel.name;
         tracing::debug!(kernel, label = dispatch.label, twin_us, first_run_us = start.elapsed().as_micros(), "checked");
-        for (((tensor, _), info), before) in written().zip(&before) {
+        for ((part, tensor, info), before) in written().zip(&before) {
             let found = self.device_bytes(tensor)?;
-            let element = element(dispatch, info.name).unwrap_or(Element::Word);
+            let element = element(part, info.name).unwrap_or(Element::Word);
             let expected = self.memory.view::<u8>(tensor);
             if let Some(difference) = difference(element, before, expected, &found) {
-                let what = format!("{difference} in {} of {}", info.name, dispatch.label);
+                let what = format!("{difference} in {} of {}", info.name, part.label);
                 return Err(ExecutorError::Wrong { kernel: dispatch.kernel.name, what });
             }
         }

@@ -38,6 +38,12 @@ const TWINS: &[(&str, Twin)] = &[
     ("finish", |dispatch, memory| step::finish(&kernels::finish::resolve(dispatch), memory)),
     ("fma", |dispatch, memory| roofline::fma(&kernels::fma::resolve(dispatch), memory)),
     ("mat_mul", |dispatch, memory| matrix::mat_mul(dispatch.kernel, &kernels::mat_mul::resolve(dispatch), memory)),
+    ("mat_mul_chain", |dispatch, memory| {
+        for stage in &dispatch.stages {
+            matrix::mat_mul(stage.kernel, &kernels::mat_mul::resolve(stage), memory);
+        }
+    }),
+    ("meet", |dispatch, memory| roofline::meet(&kernels::meet::resolve(dispatch), memory)),
     ("merge", |dispatch, memory| attention::merge(&kernels::merge::resolve(dispatch), memory)),
     ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),
     ("read", |dispatch, memory| roofline::read(&kernels::read::resolve(dispatch), memory)),

@@ -1,7 +1,7 @@
-//! Twins of `shaders/read.comp` and `shaders/fma.comp`.
+//! Twins of `shaders/read.comp`, `shaders/fma.comp` and `shaders/meet.comp`.
 
 use super::Memory;
-use crate::kernels::{fma, read};
+use crate::kernels::{fma, meet, read};
 
 pub(super) fn read(args: &read::Resolved, memory: &mut Memory) {
     let lanes = args.spec.local_size as usize;
@@ -21,4 +21,13 @@ pub(super) fn fma(args: &fma::Resolved, memory: &mut Memory) {
         let chain = |start: usize| (0..args.steps).fold(start as f32, |x, _| x * args.factor + args.addend);
         *y = (0..12).map(|number| chain(i % 8 + number)).sum();
     }
+}
+
+/// With all of them there.
+pub(super) fn meet(args: &meet::Resolved, memory: &mut Memory) {
+    let groups = args.groups[0];
+    for round in 0..args.rounds as usize {
+        memory.view_mut::<u32>(&args.arrived)[round * 16] += groups;
+    }
+    memory.view_mut::<u32>(&args.y)[..groups as usize].fill(args.rounds);
 }

@@ -11,7 +11,10 @@ pub fn gpu() -> Option<Gpu> {
     }
     let selector = std::env::var("HESPER_DEVICE").unwrap_or_else(|_| "auto".to_owned());
     match gpu::open(&selector, true) {
-        Ok((gpu, choice)) => {
+        Ok((mut gpu, choice)) => {
+            if gpu.info().software {
+                gpu.look_side_by_side().expect("the device runs a small kernel");
+            }
             eprintln!("on {}: {}", gpu.label(), choice.reason);
             Some(gpu)
         }
@@ -22,5 +25,6 @@ pub fn gpu() -> Option<Gpu> {
 /// The geometry that suits it.
 #[allow(dead_code)] // not every test asks
 pub fn policy(gpu: &Gpu) -> Policy {
-    Policy::of(gpu.info().software, gpu.info().subgroup_size)
+    let info = gpu.info();
+    Policy { side_by_side: info.side_by_side, ..Policy::of(info.software, info.subgroup_size) }
 }

@@ -102,10 +102,8 @@ impl Executor for Wrong {
             .dispatches()
             .filter(|dispatch| dispatch.kernel.name == self.kernel)
             .flat_map(|dispatch| {
-                let operands = dispatch.accesses().zip(dispatch.kernel.operands);
-                operands
-                    .filter(|((_, writable), info)| *writable && info.name != "scratch")
-                    .map(|((tensor, _), _)| tensor)
+                let operands = dispatch.accesses();
+                operands.filter(|(_, info)| info.writable && info.name != "scratch").map(|(tensor, _)| tensor)
             })
             .cloned()
             .collect();

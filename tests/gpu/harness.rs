@@ -137,6 +137,7 @@ pub fn scale(x: Tensor, y: Tensor, arguments: Scale) -> Dispatch {
         push,
         groups: [count.div_ceil(arguments.workgroup), 1, 1],
         work: Work::default(),
+        stages: vec![],
     }
 }
 
@@ -161,6 +162,7 @@ fn simple(kernel: &'static Kernel, operands: Vec<Tensor>, push: Vec<u8>) -> Disp
         push,
         groups: [1, 1, 1],
         work: Work::default(),
+        stages: vec![],
     }
 }
 

@@ -1,0 +1,247 @@
+// A product of a repacked matrix with rows of x, tile by tile: what mat_mul does in a workgroup, and mat_mul_chain in many
+// turns. What includes this has the members of PRODUCT at hand under their names, and defines, as constants or not,
+//
+//   NORM      0: x as it is. 1: normalize x here. 2: x was multiplied by its gain, `scale` holds the rest. 3: likewise, `scale`
+//             holds `square_count` sums of squares for each token.
+//   GAINED    whether NORM is 1: a constant, since it is asked for every element
+//   EPILOGUE  0: store. 1: add to other[t][row]. 2: silu(other[t][row]) × the sum. 3: tiles alternate between gate and up,
+//             store silu(gate) × up.
+//   BIAS, AHEAD   whether bias is added; whether the rows are prepared for the norm that comes next
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 1) const uint ROWS = 1;
+layout(constant_id = 2) const uint TOKENS = 1;
+// cols or x_stride is no multiple of 32: the last block is ragged.
+layout(constant_id = 6) const bool RAGGED = false;
+
+#if defined(WOVEN)
+const uint PARTS = 1;
+#else
+const uint PARTS = gl_WorkGroupSize.x / TILE_ROWS;
+#endif
+#if defined(WOVEN)
+layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer BlocksIn { float v[][BLOCK_COLS]; };
+#else
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer BlocksIn { vec4 v[][BLOCK_COLS / 4]; };
+#endif
+shared float partial_sums[gl_WorkGroupSize.x > TILE_ROWS ? gl_WorkGroupSize.x * ROWS * TOKENS : 1];
+
+// A lane's state. At file scope, since arrays sized by specialization constants cannot be passed to functions.
+Block b[ROWS];
+uint x_first[TOKENS];
+float sum[ROWS * TOKENS];
+
+float silu(float v) {
+    return v / (1.0 + exp(-v));
+}
+
+#if defined(WOVEN)
+// Element k of a block of columns of the row of x at `first`. One at a time, since whatever is loaded together holds
+// registers from then on.
+float load_x(uint first, uint block, uint k) {
+    float v;
+    if (RAGGED) {
+        const uint at = block * BLOCK_COLS + k;
+        v = FloatIn(x).v[4 * first + at];
+        if (at >= cols) {
+            v = 0.0;
+        }
+    } else {
+        // One address for all of the block, and constants.
+        v = BlocksIn(x).v[first / (BLOCK_COLS / 4) + block][k];
+    }
+    if (GAINED) {
+        v *= FloatIn(gain).v[min(block * BLOCK_COLS + k, cols - 1)];
+    }
+    return v;
+}
+
+// Adds one block of columns to the sums.
+void accumulate(uint block) {
+    [[unroll]] for (uint k = 0; k < BLOCK_COLS; ++k) {
+        float q[ROWS];
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+            if (k % (4 * WORD_FOURS) == 0) {
+                load_word(weight, b[r], k / 4);
+            }
+            q[r] = quant(b[r], k / 4, k % 4);
+        }
+        [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+            const float v = load_x(x_first[t], block, k);
+            [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+                sum[r * TOKENS + t] = fma(q[r], v, sum[r * TOKENS + t]);
+            }
+        }
+    }
+}
+#else
+// Elements 4c..4c+3 of a block of columns of the row of x at `first`.
+vec4 load_x(uint first, uint block, uint c) {
+    const uint k4 = block * (BLOCK_COLS / 4) + c;
+    vec4 v;
+    if (RAGGED) {
+        v = x.v[first + k4];
+        if (k4 * 4 >= cols) {
+            v = vec4(0.0);
+        }
+    } else {
+        // One address for all of the block, and constants.
+        v = BlocksIn(x).v[first / (BLOCK_COLS / 4) + block][c];
+    }
+    if (GAINED) {
+        v *= RAGGED && k4 * 4 >= cols ? vec4(0.0) : gain.v[k4];
+    }
+    return v;
+}
+
+// Adds one block of columns to the sums.
+void accumulate(uint block) {
+    float group[ROWS * TOKENS];
+    // Without `precise` a driver may contract the additions with load_x's product by gain into one rounding, and the bits
+    // would depend on where that product is computed.
+    precise float x_sum[TOKENS];
+    [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+        x_sum[t] = 0.0;
+    }
+    [[unroll]] for (uint c = 0; c < BLOCK_COLS / 4; ++c) {
+        if (c % GROUP_FOURS == 0) {
+            [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
+                group[i] = 0.0;
+            }
+        }
+        vec4 v[TOKENS];
+        [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+            v[t] = load_x(x_first[t], block, c);
+#if defined(HAS_MINIMUM) && !defined(FINISHED)
+            x_sum[t] += (v[t].x + v[t].y) + (v[t].z + v[t].w);
+#endif
+        }
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+            const vec4 q = quants(b[r], c);
+            [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+                const uint i = r * TOKENS + t;
+#if defined(FINISHED)
+                sum[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, sum[i]))));
+#else
+                group[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, group[i]))));
+#endif
+            }
+        }
+#if !defined(FINISHED)
+        if (c % GROUP_FOURS == GROUP_FOURS - 1) {
+            [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+                [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+                    const uint i = r * TOKENS + t;
+                    sum[i] = fma(group_scale(b[r], c), group[i], sum[i]);
+                }
+            }
+        }
+#endif
+    }
+#if defined(HAS_MINIMUM) && !defined(FINISHED)
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+        [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+            sum[r * TOKENS + t] = fma(group_minimum(b[r]), x_sum[t], sum[r * TOKENS + t]);
+        }
+    }
+#endif
+}
+#endif
+
+// Adds the parts' sums, in order, into part 0's.
+void combine(uint part, uint lane) {
+    [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
+        partial_sums[(part * ROWS * TOKENS + i) * TILE_ROWS + lane] = sum[i];
+    }
+    barrier();
+    for (uint other_part = 1; other_part < PARTS; ++other_part) {
+        [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
+            sum[i] += partial_sums[(other_part * ROWS * TOKENS + i) * TILE_ROWS + lane];
+        }
+    }
+}
+
+// What is stored, or 0 outside of y.
+float store(uint tile, uint lane, uint token, float value, float next_value) {
+    const uint row = (EPILOGUE == 3 ? tile / 2 : tile) * TILE_ROWS + lane;
+    if (row >= rows || token >= tokens) {
+        return 0.0;
+    }
+    const uint at = token * y_stride + row;
+    if (BIAS) {
+        value += bias.v[row];
+    }
+    if (EPILOGUE == 1) {
+        value += other.v[at];
+    } else if (EPILOGUE == 2) {
+        value *= silu(other.v[at]);
+    } else if (EPILOGUE == 3) {
+        value = silu(value) * next_value;
+    }
+    y.v[at] = value;
+    if (AHEAD) {
+        normed.v[at] = value * FloatIn(gain).v[row];
+    }
+    return value;
+}
+
+// What x's token is still to be multiplied by. Taken behind the loop, where it does not hold registers.
+float norm_factor(uint token, uint first) {
+    if (GAINED) {
+        return inverse_rms(x, first, cols, eps);
+    }
+    if (NORM == 3) {
+        return inverse_rms_of(scale, token * square_count, square_count, cols, eps);
+    }
+    return NORM == 2 ? scale.v[token] : 1.0;
+}
+
+// The rows of ROWS tiles from `first_tile` on, of TOKENS tokens from `first_token` on.
+void multiply(uint first_tile, uint first_token, uint part, uint lane) {
+    const uint blocks = (cols + BLOCK_COLS - 1) / BLOCK_COLS;
+    const Planes planes = Planes(high, scales, supers);
+
+    // Beyond the last tile or token the last one is computed again, and not stored.
+    [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+        x_first[t] = min(first_token + t, tokens - 1) * (x_stride / 4);
+    }
+    [[unroll]] for (uint i = 0; i < ROWS * TOKENS; ++i) {
+        sum[i] = 0.0;
+    }
+    // There are at least as many blocks as parts. The test stands at the end since lavapipe runs the body of a loop left at
+    // its head once more with no lane live, and then still loads what all lanes share, from behind the matrix.
+    uint block = part;
+    do {
+        [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+            b[r] = load_block(weight, planes, blocks, min(first_tile + r, tiles - 1), block, lane);
+        }
+        accumulate(block);
+        block += PARTS;
+    } while (block < blocks);
+    if (PARTS > 1) {
+        combine(part, lane);
+        if (part > 0) {
+            return;
+        }
+    }
+    float factor[TOKENS];
+    [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+        factor[t] = norm_factor(min(first_token + t, tokens - 1), x_first[t]);
+    }
+    [[unroll]] for (uint r = 0; r < ROWS; ++r) {
+        if (EPILOGUE == 3 && r % 2 == 1) {
+            continue; // it went with the tile before
+        }
+        [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
+            const uint pair = min(r + 1, ROWS - 1);
+            const float next = factor[t] * sum[pair * TOKENS + t];
+            const float value = store(first_tile + r, lane, first_token + t, factor[t] * sum[r * TOKENS + t], next);
+            if (AHEAD) {
+                const float square = subgroupAdd(value * value);
+                if (lane == 0 && first_tile + r < tiles && first_token + t < tokens) {
+                    squares.v[(first_token + t) * tiles + first_tile + r] = square;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Whether workgroups may wait for each other. Vulkan promises none that it goes on while another waits for it, but a CPU
+//! driver that gives each of its threads an equal share of a dispatch does let them: so it is tried, and timed.
+
+use super::Gpu;
+use crate::kernels::meet;
+use crate::plan::{Command, Executor, ExecutorError, Plan, Region, Tensor};
+
+/// More than any CPU driver has threads.
+const GROUPS_MAX: u32 = 128;
+const ROUNDS: u32 = 64;
+const LINE_BYTES: u64 = 64;
+/// Another program may have had the cores for a while.
+const TRIES: usize = 5;
+/// What a meeting may cost at most. Lavapipe's take 0.15 µs, its dispatches 4 to 40 (Mesa 26.2.6, 2 cores, 2026-11-29). Threads
+/// that have to share a core wait for milliseconds.
+const MEETING_US_MAX: f64 = 2.0;
+
+impl Gpu {
+    /// Finds out how many workgroups of a dispatch run side by side and may wait for each other, for
+    /// [`super::DeviceInfo::side_by_side`]. The device holds no region yet, and holds none after.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn look_side_by_side(&mut self) -> Result<(), ExecutorError> {
+        self.allocate(Region::Step, u64::from(ROUNDS) * LINE_BYTES + 4 * u64::from(GROUPS_MAX))?;
+        let found = self.most_side_by_side();
+        self.forget()?;
+        self.info.side_by_side = found?;
+        Ok(())
+    }
+
+    fn most_side_by_side(&mut self) -> Result<u32, ExecutorError> {
+        // As many as there are threads, or some would have nothing to do.
+        let (mut most, mut too_many) = (1, GROUPS_MAX + 1);
+        while too_many - most > 1 {
+            let groups = if too_many > GROUPS_MAX { (2 * most).min(GROUPS_MAX) } else { most.midpoint(too_many) };
+            match self.meeting_us(groups)? {
+                Some(_) => most = groups,
+                None => too_many = groups,
+            }
+            if most == GROUPS_MAX {
+                break;
+            }
+        }
+        let quick = most > 1 && self.meeting_us(most)?.is_some_and(|time_us| time_us <= MEETING_US_MAX);
+        Ok(if quick { most } else { 0 })
+    }
+
+    /// What meeting once takes so many workgroups at best; `None`: they never all met.
+    fn meeting_us(&mut self, groups: u32) -> Result<Option<f64>, ExecutorError> {
+        let mut arrived = Tensor::new(Region::Step, 0, u64::from(ROUNDS) * LINE_BYTES);
+        let mut y = Tensor::new(Region::Step, arrived.bytes, 4 * u64::from(groups));
+        let spec = meet::Spec { local_size: self.info.subgroup_size.max(1) };
+        let mut best_us: Option<f64> = None;
+        for _ in 0..TRIES {
+            let args = meet::Args { arrived: &mut arrived, y: &mut y, rounds: ROUNDS };
+            let dispatch = meet::dispatch(&meet::MEET, spec, args, [groups, 1, 1]);
+            let commands = vec![Command::Barrier, Command::Dispatch(dispatch)];
+            self.write(Region::Step, 0, &vec![0; arrived.end_bytes() as usize]);
+            let plan = Plan { name: "side by side".to_owned(), commands, arena_bytes: 0 };
+            let time_us = self.time(std::slice::from_ref(&plan))?.times_us[0];
+            let mut found = vec![0; y.bytes as usize];
+            self.read(y.region, y.offset_bytes, &mut found)?;
+            if found.chunks_exact(4).all(|rounds| rounds == ROUNDS.to_le_bytes()) {
+                best_us = Some(best_us.map_or(time_us, |best| best.min(time_us)));
+            }
+        }
+        Ok(best_us.map(|time_us| time_us / f64::from(ROUNDS)))
+    }
+}
