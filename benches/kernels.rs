@@ -16,6 +16,8 @@
 mod attention;
 #[path = "../tests/kernels/cases.rs"]
 mod cases;
+#[path = "../tests/kernels/chain.rs"]
+mod chain;
 #[path = "../tests/kernels/copy.rs"]
 mod copy;
 #[path = "../tests/device/mod.rs"]
@@ -102,7 +104,11 @@ fn prepare(gpu: &mut Gpu, dispatch: Dispatch) -> Prepared {
 fn on_device(dispatch: &Dispatch) -> Dispatch {
     let mut dispatch = dispatch.clone();
     dispatch.stages.iter_mut().for_each(|stage| *stage = on_device(stage));
-    dispatch.operands.iter_mut().filter(|operand| operand.region != Region::Stages).for_each(|operand| operand.region = REGION);
+    dispatch
+        .operands
+        .iter_mut()
+        .filter(|operand| operand.region != Region::Stages)
+        .for_each(|operand| operand.region = REGION);
     dispatch
 }
 

@@ -124,6 +124,33 @@ fn short_sequences_are_not_split() {
 }
 
 /// Parts in formats of their own cannot share a matrix.
+/// Where workgroups may wait for each other, a layer of decoding is attention and one dispatch behind it.
+#[test]
+fn products_of_a_layer_make_one_chain() {
+    for shape in families() {
+        let gguf = parse(&Synthetic::new(shape, Formats::All(BlockFormat::Q8_0)));
+        let mut model = model(&gguf, true, 64);
+        let apart = model.lower(PlanKey::decode(1));
+        model.policy.side_by_side = 2;
+        let chained = model.lower(PlanKey::decode(1));
+        let layers = model.weights.layers.len();
+        let count = |plan: &Plan, family: &str| plan.dispatches().filter(|d| d.kernel.family == family).count();
+        // The first query, key and value stand alone; the head goes with the last layer.
+        assert_eq!((count(&chained, "mat_mul"), count(&chained, "mat_mul_chain")), (1, layers), "{chained}");
+        let parts = |plan: &Plan| plan.dispatches().flat_map(Dispatch::parts).map(|part| part.label.clone()).collect();
+        let [parts, expected]: [Vec<String>; 2] = [parts(&chained), parts(&apart)];
+        assert_eq!(parts, expected, "the same products in the same order");
+        assert_eq!(chained.traffic_bytes(), apart.traffic_bytes());
+        let records =
+            |plan: &Plan| plan.dispatches().filter(|d| !d.stages.is_empty()).flat_map(|d| d.operands.clone()).collect();
+        let records: Vec<_> = records(&chained);
+        for (at, tensor) in records.iter().enumerate() {
+            assert!(records[..at].iter().all(|other| !tensor.overlaps(other)), "{tensor} is taken twice");
+        }
+        assert_eq!(chained.stages_bytes(), records.last().expect("there are some").end_bytes());
+    }
+}
+
 #[test]
 fn mixed_formats_have_a_snapshot() {
     let shape = Shape { width: 256, heads: 4, head_dim: 64, rotary: 64, feed_forward: 256, ..TINY };

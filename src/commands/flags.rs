@@ -84,6 +84,10 @@ pub struct DeviceFlags {
     /// beside the compiled kernels; measure does so now, on any device; off takes the tables.
     #[arg(long, env = "HESPER_TUNE", default_value = "auto", value_name = "WHEN", value_enum)]
     pub tune: Tune,
+    /// On a CPU driver: give each of its threads a core of its own, and do products one behind another while threads wait for
+    /// each other without sleeping. Faster where nothing else wants the cores, slower where something does.
+    #[arg(long, env = "HESPER_OWN_CORES", value_parser = BoolishValueParser::new())]
+    pub own_cores: bool,
     /// Prompt tokens evaluated at once: a power of two.
     #[arg(long, env = "HESPER_CHUNK", default_value_t = CHUNK_DEFAULT, value_name = "N", value_parser = chunk)]
     pub chunk: u32,

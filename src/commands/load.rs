@@ -39,12 +39,19 @@ pub fn device(flags: &DeviceFlags, out: &mut impl Write) -> Result<Gpu> {
     if let Some(folder) = flags.kernel_cache() {
         gpu.keep_pipelines_in(&folder)?;
     }
-    if gpu.info().software {
-        gpu.look_side_by_side()?;
-    }
-    let side_by_side = gpu.info().side_by_side;
-    tracing::debug!(time_ms = start.elapsed().as_millis(), side_by_side, "opened the device");
+    tracing::debug!(time_ms = start.elapsed().as_millis(), "opened the device");
     writeln!(out, "Device {}: {}; {}", choice.index, gpu.label(), choice.reason)?;
+    if flags.own_cores {
+        gpu.look_side_by_side()?;
+        match gpu.info().side_by_side {
+            0 => writeln!(
+                out,
+                "Cores: --own-cores changes nothing here: it needs a CPU driver in this process with as many threads as the \
+                 process has cores, and cores that are idle while it starts"
+            )?,
+            threads => writeln!(out, "Cores: each of the driver's {threads} threads has one of its own")?,
+        }
+    }
     Ok(gpu)
 }
 
@@ -65,10 +72,7 @@ pub fn plan(
         budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
         chunk_rows: flags.chunk,
         draft_max: sharing.draft_max,
-        policy: Policy {
-            side_by_side: device.side_by_side,
-            ..Policy::of(device.software, device.subgroup_size)
-        },
+        policy: Policy { side_by_side: device.side_by_side, ..Policy::of(device.software, device.subgroup_size) },
     };
     let start = Instant::now();
     let planned = Planned::new(gguf, &options)?;

@@ -5,6 +5,7 @@
 
 mod abort;
 pub mod choose;
+mod cores;
 pub mod device;
 pub mod doctor;
 mod error;
@@ -17,8 +18,8 @@ mod profile;
 mod queue;
 mod record;
 mod roofline;
-pub mod surroundings;
 mod side_by_side;
+pub mod surroundings;
 mod tune;
 
 pub use abort::start_again_on_abort;

@@ -2,27 +2,33 @@
 //! driver that gives each of its threads an equal share of a dispatch does let them: so it is tried, and timed.
 
 use super::Gpu;
-use crate::kernels::meet;
+use super::cores;
+use crate::kernels::{fma, meet};
 use crate::plan::{Command, Executor, ExecutorError, Plan, Region, Tensor};
 
 /// More than any CPU driver has threads.
 const GROUPS_MAX: u32 = 128;
 const ROUNDS: u32 = 64;
 const LINE_BYTES: u64 = 64;
-/// Another program may have had the cores for a while.
-const TRIES: usize = 5;
+/// Some 10 ms of multiply-adds.
+const BUSY_STEPS: u32 = 4 << 20;
+/// Until they have cores of their own, Linux may leave threads on one for milliseconds.
+const TRIES: usize = 20;
 /// What a meeting may cost at most. Lavapipe's take 0.15 µs, its dispatches 4 to 40 (Mesa 26.2.6, 2 cores, 2026-11-29). Threads
 /// that have to share a core wait for milliseconds.
 const MEETING_US_MAX: f64 = 2.0;
 
 impl Gpu {
-    /// Finds out how many workgroups of a dispatch run side by side and may wait for each other, for
-    /// [`super::DeviceInfo::side_by_side`]. The device holds no region yet, and holds none after.
+    /// Gives the threads of a CPU driver a core each where it can, and finds out whether workgroups, one for each, may wait for
+    /// each other then: how many says [`super::DeviceInfo::side_by_side`]. The device holds no region yet, and holds none after.
     ///
     /// # Errors
     /// When the device fails.
     pub fn look_side_by_side(&mut self) -> Result<(), ExecutorError> {
-        self.allocate(Region::Step, u64::from(ROUNDS) * LINE_BYTES + 4 * u64::from(GROUPS_MAX))?;
+        self.allocate(
+            Region::Step,
+            u64::from(ROUNDS) * LINE_BYTES + 4 * u64::from(GROUPS_MAX * self.info.subgroup_size.max(1)),
+        )?;
         let found = self.most_side_by_side();
         self.forget()?;
         self.info.side_by_side = found?;
@@ -42,8 +48,20 @@ impl Gpu {
                 break;
             }
         }
-        let quick = most > 1 && self.meeting_us(most)?.is_some_and(|time_us| time_us <= MEETING_US_MAX);
+        let apart = most > 1 && cores::spread(most, || self.keep_busy(most))?;
+        let quick = apart && self.meeting_us(most)?.is_some_and(|time_us| time_us <= MEETING_US_MAX);
         Ok(if quick { most } else { 0 })
+    }
+
+    /// Gives each of so many workgroups as much to do as the others.
+    fn keep_busy(&mut self, groups: u32) -> Result<(), ExecutorError> {
+        let local_size = self.info.subgroup_size.max(1);
+        let mut y = Tensor::new(Region::Step, 0, 4 * u64::from(groups * local_size));
+        let args = fma::Args { y: &mut y, steps: BUSY_STEPS, factor: 0.5, addend: 1.0 };
+        let dispatch = fma::dispatch(&fma::FMA, fma::Spec { local_size }, args, [groups, 1, 1]);
+        let commands = vec![Command::Barrier, Command::Dispatch(dispatch)];
+        let plan = Plan { name: "keep busy".to_owned(), commands, arena_bytes: 0 };
+        self.time(&[plan.clone(), plan]).map(|_| ())
     }
 
     /// What meeting once takes so many workgroups at best; `None`: they never all met.
@@ -56,6 +74,9 @@ impl Gpu {
             let args = meet::Args { arrived: &mut arrived, y: &mut y, rounds: ROUNDS };
             let dispatch = meet::dispatch(&meet::MEET, spec, args, [groups, 1, 1]);
             let commands = vec![Command::Barrier, Command::Dispatch(dispatch)];
+            if best_us.is_some_and(|time_us| time_us <= MEETING_US_MAX * f64::from(ROUNDS)) {
+                break;
+            }
             self.write(Region::Step, 0, &vec![0; arrived.end_bytes() as usize]);
             let plan = Plan { name: "side by side".to_owned(), commands, arena_bytes: 0 };
             let time_us = self.time(std::slice::from_ref(&plan))?.times_us[0];

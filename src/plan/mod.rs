@@ -210,7 +210,8 @@ pub struct Plan {
     pub name: String,
     pub commands: Vec<Command>,
     /// Bytes of the arena that it uses.
-    pub arena_bytes: u64,}
+    pub arena_bytes: u64,
+}
 
 impl Plan {
     pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {

@@ -11,10 +11,7 @@ pub fn gpu() -> Option<Gpu> {
     }
     let selector = std::env::var("HESPER_DEVICE").unwrap_or_else(|_| "auto".to_owned());
     match gpu::open(&selector, true) {
-        Ok((mut gpu, choice)) => {
-            if gpu.info().software {
-                gpu.look_side_by_side().expect("the device runs a small kernel");
-            }
+        Ok((gpu, choice)) => {
             eprintln!("on {}: {}", gpu.label(), choice.reason);
             Some(gpu)
         }
@@ -25,6 +22,5 @@ pub fn gpu() -> Option<Gpu> {
 /// The geometry that suits it.
 #[allow(dead_code)] // not every test asks
 pub fn policy(gpu: &Gpu) -> Policy {
-    let info = gpu.info();
-    Policy { side_by_side: info.side_by_side, ..Policy::of(info.software, info.subgroup_size) }
+    Policy::of(gpu.info().software, gpu.info().subgroup_size)
 }

@@ -84,7 +84,7 @@ impl Case {
         self.dispatches.iter().any(|dispatch| dispatch.kernel.name == kernel)
     }
 
-    #[allow(dead_code)] // the benches ask
+    #[allow(dead_code)] // not every user asks
     pub fn dispatches(&self) -> &[Dispatch] {
         &self.dispatches
     }

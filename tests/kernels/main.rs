@@ -2,6 +2,7 @@
 
 mod attention;
 mod cases;
+mod chain;
 mod copy;
 #[path = "../device/mod.rs"]
 mod device;

@@ -148,7 +148,7 @@ const PARTS: usize = 5;
 const CLOSE: Compare = Compare::F32 { absolute: 3e-5, relative: 3e-5 };
 
 /// Repacks a random matrix in two pieces, the second stacked on the first, within the case.
-fn repacked(case: &mut Case, policy: &Policy, format: BlockFormat, rows: usize, cols: usize, seed: u64) -> Matrix {
+pub fn repacked(case: &mut Case, policy: &Policy, format: BlockFormat, rows: usize, cols: usize, seed: u64) -> Matrix {
     let arrangement = policy.arrangement();
     let layout = layout(format, arrangement, 1, rows, cols);
     let random = &mut Random::new(seed);

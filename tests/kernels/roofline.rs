@@ -1,7 +1,7 @@
-//! Cases of `read` and `fma`, which measure a device.
+//! Cases of `read`, `fma` and `meet`, which measure a device.
 
 use crate::harness::{Case, Compare, Random};
-use hesper::kernels::{fma, read};
+use hesper::kernels::{fma, meet, read};
 
 pub fn cases() -> Vec<Case> {
     let reads = [(4, true, 64, 3), (8, true, 16, 1), (8, false, 384, 5), (32, false, 512, 2)];
@@ -10,6 +10,7 @@ pub fn cases() -> Vec<Case> {
     reads
         .into_iter()
         .chain(multiplies.map(|(lanes, groups, steps)| multiplies_and_adds(lanes, groups, steps)))
+        .chain([meets_itself(8, 5)])
         .collect()
 }
 
@@ -30,5 +31,15 @@ fn multiplies_and_adds(lanes: u32, groups: u32, steps: u32) -> Case {
     // The chains end far from where they start and from each other.
     let args = fma::Args { y: &mut y, steps, factor: 0.9, addend: 1.0 };
     case.dispatch(fma::dispatch(&fma::FMA, fma::Spec { local_size: lanes }, args, [groups, 1, 1]));
+    case
+}
+
+/// One workgroup, since not every device runs several side by side.
+fn meets_itself(lanes: u32, rounds: u32) -> Case {
+    let mut case = Case::new(format!("meet {rounds} rounds, {lanes} lanes"));
+    let mut arrived = case.in_out("arrived", &vec![0u32; rounds as usize * 16], Compare::Exact);
+    let mut y = case.output("y", 4, Compare::Exact);
+    let args = meet::Args { arrived: &mut arrived, y: &mut y, rounds };
+    case.dispatch(meet::dispatch(&meet::MEET, meet::Spec { local_size: lanes }, args, [1, 1, 1]));
     case
 }

@@ -140,6 +140,12 @@ fn assert_the_same_in_any_batch(kv_type: KvType, policy: impl Fn(&hesper::gpu::G
     }
 }
 
+/// As with `--own-cores`, but in one workgroup, which waits for nobody.
+#[test]
+fn the_same_in_any_batch_with_products_in_chains() {
+    assert_the_same_in_any_batch(KvType::F16, |gpu| Policy { side_by_side: 1, ..device::policy(gpu) });
+}
+
 #[test]
 fn a_request_gives_the_same_alone_and_in_any_batch() {
     assert_the_same_in_any_batch(KvType::F16, device::policy);
