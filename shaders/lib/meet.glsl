@@ -20,7 +20,7 @@ bool arrive(UintOut arrived, uint place) {
         all = count >= gl_NumWorkGroups.x;
     }
     memoryBarrierBuffer();
-    return subgroupAll(all);
+    return subgroupMin(all ? 1u : 0u) == 1u;
 }
 
 // The same, however long it takes.

@@ -13,7 +13,6 @@
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
-#extension GL_KHR_shader_subgroup_vote : require
 
 layout(buffer_reference, scalar, buffer_reference_align = 4) readonly buffer FloatIn { float v[]; };
 layout(buffer_reference, scalar, buffer_reference_align = 4) buffer FloatOut { float v[]; };

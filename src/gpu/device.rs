@@ -86,6 +86,7 @@ pub struct DeviceInfo {
     pub heaps: Vec<Heap>,
     pub subgroup_size: u32,
     /// Workgroups that may wait for each other ([`super::Gpu::look_side_by_side`]); 0: none, or it was not tried.
+    #[serde(skip)] // what was tried, no fact of the driver
     pub side_by_side: u32,
     /// A CPU at work, however many drivers are in between.
     pub software: bool,
