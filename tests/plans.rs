@@ -123,7 +123,6 @@ fn short_sequences_are_not_split() {
     assert_eq!(splits(513, [0, 511, 512, 543]), [1, 1, 3, 3]);
 }
 
-/// Parts in formats of their own cannot share a matrix.
 /// Where workgroups may wait for each other, a layer of decoding is attention and one dispatch behind it.
 #[test]
 fn products_of_a_layer_make_one_chain() {
@@ -151,6 +150,7 @@ fn products_of_a_layer_make_one_chain() {
     }
 }
 
+/// Parts in formats of their own cannot share a matrix.
 #[test]
 fn mixed_formats_have_a_snapshot() {
     let shape = Shape { width: 256, heads: 4, head_dim: 64, rotary: 64, feed_forward: 256, ..TINY };

@@ -6,18 +6,23 @@ const uint LINE_WORDS = 16;
 // Looks at once: lavapipe has ended loops after 65535 turns.
 const uint LOOKS = 16384;
 
+// How many workgroups have come, where `count` had: looks until all have, LOOKS times at most. Atomics, since a plain load could be
+// taken out of the loop.
+uint look(UintOut arrived, uint at, uint count) {
+    for (uint turn = 0; count < gl_NumWorkGroups.x && turn < LOOKS; ++turn) {
+        count = atomicOr(arrived.v[at], 0u);
+    }
+    return count;
+}
+
 // Says that this workgroup has come to a place, where there is a word at place × LINE_WORDS that was 0, and looks whether all
-// have, LOOKS times at most. Then what all have written before is there. Atomics, since a plain load could be taken out of the
-// loop.
+// have, LOOKS times at most. Then what all have written before is there.
 bool arrive(UintOut arrived, uint place) {
+    const uint at = place * LINE_WORDS;
     bool all = true;
     memoryBarrierBuffer();
     if (gl_SubgroupInvocationID == 0) {
-        uint count = atomicAdd(arrived.v[place * LINE_WORDS], 1u) + 1;
-        for (uint look = 0; count < gl_NumWorkGroups.x && look < LOOKS; ++look) {
-            count = atomicOr(arrived.v[place * LINE_WORDS], 0u);
-        }
-        all = count >= gl_NumWorkGroups.x;
+        all = look(arrived, at, atomicAdd(arrived.v[at], 1u) + 1) >= gl_NumWorkGroups.x;
     }
     memoryBarrierBuffer();
     return subgroupMin(all ? 1u : 0u) == 1u;
@@ -25,13 +30,12 @@ bool arrive(UintOut arrived, uint place) {
 
 // The same, however long it takes.
 void meet(UintOut arrived, uint place) {
+    const uint at = place * LINE_WORDS;
     memoryBarrierBuffer();
     if (gl_SubgroupInvocationID == 0) {
-        uint count = atomicAdd(arrived.v[place * LINE_WORDS], 1u) + 1;
+        uint count = atomicAdd(arrived.v[at], 1u) + 1;
         while (count < gl_NumWorkGroups.x) {
-            for (uint look = 0; count < gl_NumWorkGroups.x && look < LOOKS; ++look) {
-                count = atomicOr(arrived.v[place * LINE_WORDS], 0u);
-            }
+            count = look(arrived, at, count);
         }
     }
     memoryBarrierBuffer();

@@ -3,13 +3,13 @@
 
 use super::Gpu;
 use super::cores;
+use crate::kernels::chain::LINE_BYTES;
 use crate::kernels::{fma, meet};
 use crate::plan::{Command, Executor, ExecutorError, Plan, Region, Tensor};
 
 /// More than any CPU driver has threads.
 const GROUPS_MAX: u32 = 128;
 const ROUNDS: u32 = 64;
-const LINE_BYTES: u64 = 64;
 /// Some 10 ms of multiply-adds.
 const BUSY_STEPS: u32 = 4 << 20;
 /// Until they have cores of their own, Linux may leave threads on one for milliseconds.

@@ -6,7 +6,7 @@ use super::{mat_mul, mat_mul_chain};
 use crate::plan::{Dispatch, Kernel, Region, Tensor, Work, stage_bytes};
 
 /// Bytes of a place where workgroups meet: a cache line (`shaders/lib/meet.glsl`).
-const LINE_BYTES: u64 = 64;
+pub const LINE_BYTES: u64 = 64;
 
 /// Tokens of a lane's tile. Eight gain nothing: gate, up and down of 64 rows do 260 GFLOP/s in one dispatch and 310 in two
 /// (lavapipe, Mesa 26.2.6, 16 lanes, 2 cores, 2026-11-29).
@@ -63,17 +63,7 @@ fn chain(stages: Vec<Dispatch>, groups: u32) -> Dispatch {
         flops: sum.flops + stage.work.flops,
         ..sum
     });
-    let label = label(&stages);
+    // As `layer 3 output, gate up, down, qkv`.
+    let label = stages[1..].iter().fold(stages[0].label.clone(), |label, stage| label + ", " + stage.part());
     Dispatch { work, label, stages, ..mat_mul_chain::dispatch(kernel, spec, args, [groups, 1, 1]) }
-}
-
-/// As `layer 3 output, gate up, down, qkv`.
-fn label(stages: &[Dispatch]) -> String {
-    let mut label = stages[0].label.clone();
-    for stage in &stages[1..] {
-        let behind_number = stage.label.strip_prefix("layer ").and_then(|rest| rest.split_once(' '));
-        let part = behind_number.map_or(stage.label.as_str(), |(_, part)| part);
-        label = format!("{label}, {part}");
-    }
-    label
 }

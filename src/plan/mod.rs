@@ -166,6 +166,12 @@ pub fn stage_bytes(kernel: &Kernel) -> u64 {
 }
 
 impl Dispatch {
+    /// Its label without the number of its layer: as `qkv`.
+    pub fn part(&self) -> &str {
+        let behind_number = self.label.strip_prefix("layer ").and_then(|rest| rest.split_once(' '));
+        behind_number.map_or(self.label.as_str(), |(_, part)| part)
+    }
+
     /// The dispatches whose operands this one's kernel works on: its stages, or itself.
     pub fn parts(&self) -> &[Dispatch] {
         if self.stages.is_empty() { std::slice::from_ref(self) } else { &self.stages }

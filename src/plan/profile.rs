@@ -1,7 +1,7 @@
 //! Where the time of plans goes: sums by part of the model and kernel, held against the most that the device can do.
 //! Arithmetic on times that an executor has measured; this module measures nothing.
 
-use super::{Command, Dispatch, Plan};
+use super::{Command, Plan};
 
 /// The most that a device can do, as measured on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,13 +117,13 @@ impl Profile {
         self.barriers += plan.barriers() as u64;
         for (stretch, time_us) in stretches.iter().zip(times_us) {
             for dispatch in stretch.dispatches() {
-                let line = self.line(part(dispatch), dispatch.kernel.name);
+                let line = self.line(dispatch.part(), dispatch.kernel.name);
                 line.dispatches += 1;
                 line.bytes += dispatch.work.bytes + dispatch.work.bytes_a_token * reach.cached_tokens;
                 line.flops += dispatch.work.flops + dispatch.work.flops_a_pair * reach.pairs;
             }
             if let Some(dispatch) = stretch.dispatches().next() {
-                self.line(part(dispatch), dispatch.kernel.name).time_us += time_us;
+                self.line(dispatch.part(), dispatch.kernel.name).time_us += time_us;
             }
         }
     }
@@ -173,10 +173,10 @@ pub fn stretches(plan: &Plan) -> Vec<Plan> {
     let mut stretches: Vec<Plan> = Vec::new();
     for dispatch in plan.dispatches() {
         let first =
-            |stretch: &Plan| stretch.dispatches().next().map(|first| (part(first).to_owned(), first.kernel.name));
-        let this = Some((part(dispatch).to_owned(), dispatch.kernel.name));
+            |stretch: &Plan| stretch.dispatches().next().map(|first| (first.part().to_owned(), first.kernel.name));
+        let this = Some((dispatch.part().to_owned(), dispatch.kernel.name));
         let at = stretches.iter().position(|stretch| first(stretch) == this).unwrap_or_else(|| {
-            let name = format!("{}, {}", plan.name, part(dispatch));
+            let name = format!("{}, {}", plan.name, dispatch.part());
             stretches.push(Plan { name, commands: Vec::new(), arena_bytes: plan.arena_bytes });
             stretches.len() - 1
         });
@@ -185,16 +185,10 @@ pub fn stretches(plan: &Plan) -> Vec<Plan> {
     stretches
 }
 
-/// A dispatch's label without the number of its layer.
-fn part(dispatch: &Dispatch) -> &str {
-    let behind_number = dispatch.label.strip_prefix("layer ").and_then(|rest| rest.split_once(' '));
-    behind_number.map_or(dispatch.label.as_str(), |(_, part)| part)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Kernel, Work};
+    use crate::plan::{Dispatch, Kernel, Work};
 
     static KERNELS: [Kernel; 2] = [kernel("mat_mul"), kernel("attend")];
 
