@@ -92,7 +92,7 @@ impl Library {
             threads: Mutex::default(),
         };
         if let Some((gguf, text)) = single {
-            let planned = library.plan(&library.sources[0], &gguf, &text, true)?;
+            let planned = library.plan(&library.sources[0], &gguf, &text, gpu.info(), true)?;
             library.first = Mutex::new(Some(Opened { gguf, text, gpu, planned }));
         }
         Ok(library)
@@ -118,7 +118,8 @@ impl Library {
         self.sources.iter().find(|source| source.name == id).with_context(|| format!("there is no model {id:?}"))
     }
 
-    fn plan(&self, source: &Source, gguf: &Gguf, text: &Text, aloud: bool) -> Result<Planned> {
+    /// `device` as it was opened for this model: a device opened again has other threads.
+    fn plan(&self, source: &Source, gguf: &Gguf, text: &Text, device: &DeviceInfo, aloud: bool) -> Result<Planned> {
         let shared = self.settings.sharing;
         let sharing = Sharing {
             context_tokens: source.ctx.or(shared.context_tokens),
@@ -128,8 +129,8 @@ impl Library {
             draft_max: shared.draft_max,
         };
         let planned = match aloud {
-            true => load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut Said)?,
-            false => load::plan(gguf, &self.device, &self.settings.device, &sharing, &mut io::sink())?,
+            true => load::plan(gguf, device, &self.settings.device, &sharing, &mut Said)?,
+            false => load::plan(gguf, device, &self.settings.device, &sharing, &mut io::sink())?,
         };
         load::check_vocabulary(gguf, text, &planned)?;
         Ok(planned)
@@ -148,7 +149,7 @@ impl Library {
         if self.sources.len() > 1 {
             writeln!(Said, "Model {}", source.name)?;
         }
-        let planned = self.plan(source, &gguf, &text, true)?;
+        let planned = self.plan(source, &gguf, &text, gpu.info(), true)?;
         Ok(Opened { gguf, text, gpu, planned })
     }
 
@@ -293,7 +294,7 @@ impl Loader for Shared {
         let need = || {
             let source = library.source(id)?;
             let (gguf, text) = load::open(&source.file)?;
-            Ok(library.plan(source, &gguf, &text, false)?.memory.total_bytes())
+            Ok(library.plan(source, &gguf, &text, &library.device, false)?.memory.total_bytes())
         };
         need().map_err(|error| load_error(&error))
     }
