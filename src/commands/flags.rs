@@ -85,7 +85,7 @@ pub struct DeviceFlags {
     #[arg(long, env = "HESPER_TUNE", default_value = "auto", value_name = "WHEN", value_enum)]
     pub tune: Tune,
     /// On a CPU driver: give each of its threads a core of its own, and do products one behind another while threads wait for
-    /// each other without sleeping. Faster where nothing else wants the cores, slower where something does.
+    /// each other without sleeping. For machines that do nothing else; measure it, since not every format gains.
     #[arg(long, env = "HESPER_OWN_CORES", value_parser = BoolishValueParser::new())]
     pub own_cores: bool,
     /// Prompt tokens evaluated at once: a power of two.
