@@ -149,11 +149,11 @@ uint tile_block(uint tile, uint blocks, uint block) {
 void store_quants(uint at, uint lane, uint w, uvec4 words) {
 #if defined(WOVEN) && QUANT_WORDS == 16
     [[unroll]] for (uint i = 0; i < 8; ++i) {
-        UshortOut(weight).v[(at * BLOCK_COLS + 2 * w + i) * TILE_ROWS + lane] = uint16_t(words[i / 2] >> (16 * (i % 2)));
+        UshortOut(weight).v[quant_at(at, 2 * w + i) * TILE_ROWS + lane] = uint16_t(words[i / 2] >> (16 * (i % 2)));
     }
 #elif defined(WOVEN)
     [[unroll]] for (uint i = 0; i < 4; ++i) {
-        weight.v[(at * QUANT_WORDS + w + i) * TILE_ROWS + lane] = words[i];
+        weight.v[quant_at(at, w + i) * TILE_ROWS + lane] = words[i];
     }
 #else
     Uvec4Out(weight).v[(at * CHUNKS + w / 4) * TILE_ROWS + lane] = words;

@@ -56,9 +56,12 @@ float load_x(uint first, uint block, uint k) {
     return v;
 }
 
-// Adds one block of columns to the sums.
+// Adds one block of columns to the sums. Those of a group of columns are added up by themselves and scaled at its end: fewer
+// multiply-adds, and chains of them that do not wait for those of the block before.
 void accumulate(uint block) {
+    float group[ROWS * TOKENS];
     [[unroll]] for (uint k = 0; k < BLOCK_COLS; ++k) {
+        const uint in_group = k % (4 * GROUP_FOURS);
         float q[ROWS];
         [[unroll]] for (uint r = 0; r < ROWS; ++r) {
             if (k % (4 * WORD_FOURS) == 0) {
@@ -69,7 +72,15 @@ void accumulate(uint block) {
         [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
             const float v = load_x(x_first[t], block, k);
             [[unroll]] for (uint r = 0; r < ROWS; ++r) {
-                sum[r * TOKENS + t] = fma(q[r], v, sum[r * TOKENS + t]);
+                const uint i = r * TOKENS + t;
+#if defined(UNSCALED)
+                sum[i] = fma(q[r], v, sum[i]);
+#else
+                group[i] = in_group == 0 ? q[r] * v : fma(q[r], v, group[i]);
+                if (in_group == 4 * GROUP_FOURS - 1) {
+                    sum[i] = fma(group_scale(b[r], k / 4), group[i], sum[i]);
+                }
+#endif
             }
         }
     }
@@ -112,7 +123,7 @@ void accumulate(uint block) {
         vec4 v[TOKENS];
         [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
             v[t] = load_x(x_first[t], block, c);
-#if defined(HAS_MINIMUM) && !defined(FINISHED)
+#if defined(MINIMUM_APART)
             x_sum[t] += (v[t].x + v[t].y) + (v[t].z + v[t].w);
 #endif
         }
@@ -120,14 +131,14 @@ void accumulate(uint block) {
             const vec4 q = quants(b[r], c);
             [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
                 const uint i = r * TOKENS + t;
-#if defined(FINISHED)
+#if defined(UNSCALED)
                 sum[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, sum[i]))));
 #else
                 group[i] = fma(q.w, v[t].w, fma(q.z, v[t].z, fma(q.y, v[t].y, fma(q.x, v[t].x, group[i]))));
 #endif
             }
         }
-#if !defined(FINISHED)
+#if !defined(UNSCALED)
         if (c % GROUP_FOURS == GROUP_FOURS - 1) {
             [[unroll]] for (uint r = 0; r < ROWS; ++r) {
                 [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
@@ -138,7 +149,7 @@ void accumulate(uint block) {
         }
 #endif
     }
-#if defined(HAS_MINIMUM) && !defined(FINISHED)
+#if defined(MINIMUM_APART)
     [[unroll]] for (uint r = 0; r < ROWS; ++r) {
         [[unroll]] for (uint t = 0; t < TOKENS; ++t) {
             sum[r * TOKENS + t] = fma(group_minimum(b[r]), x_sum[t], sum[r * TOKENS + t]);

@@ -63,9 +63,9 @@
 #if QUANT_WORDS >= 16
 #define UNSCALED
 #endif
-// `quants` gives the elements' values; elsewhere `group_scale` and `group_minimum` are still to be applied.
-#if defined(UNSCALED) || defined(WOVEN)
-#define FINISHED
+// `group_minimum` is to be applied; elsewhere `quants` has it in it.
+#if defined(HAS_MINIMUM) && !defined(WOVEN)
+#define MINIMUM_APART
 #endif
 
 // Rows of a tile: 32, or with WOVEN as many as a subgroup has lanes.
@@ -190,20 +190,25 @@ vec4 quants(Block b, uint c) {
 }
 #endif
 
-// The scale of the group that elements 4c… belong to, where they are not finished.
+// The scale of the group that elements 4c… belong to.
 float group_scale(Block b, uint c) {
-#if defined(FINISHED)
+#if defined(UNSCALED)
     return 1.0;
 #else
-    return c < GROUP_FOURS ? b.scales.scale.x : b.scales.scale.y;
+#if defined(WOVEN)
+    const vec2 scale = b.scale;
+#else
+    const vec2 scale = b.scales.scale;
+#endif
+    return c < GROUP_FOURS ? scale.x : scale.y;
 #endif
 }
 
-// What is added to every scaled element, where they are not finished.
+// What is added to every scaled element.
 float group_minimum(Block b) {
-#if defined(FINISHED)
-    return 0.0;
-#else
+#if defined(MINIMUM_APART)
     return b.scales.minimum;
+#else
+    return 0.0;
 #endif
 }

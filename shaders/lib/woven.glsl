@@ -1,8 +1,8 @@
 // Repacked weights for a CPU driver, loaded by vectors (lib/row_word.glsl). A tile has as many rows as a subgroup has lanes, 8
 // or 16, and STRIP tiles lie side by side, so that a workgroup that owns them reads each plane from one end to the other:
 //
-//   quants  [strip][block][tile][QUANT_WORDS][row] uint   the low bits of 32 elements of a row, element 0 lowest
-//           [strip][block][tile][column][row] uint16_t    formats of 16 bits
+//   quants  [strip][block][QUANT_WORDS][tile][row] uint   the low bits of 32 elements of a row, element 0 lowest
+//           [strip][block][tile][column][row] uint16_t    formats of 16 bits; 32 bits likewise
 //   high    [strip][block][tile][HIGH_BITS][row] uint     the bits above the fourth
 //   scales  [strip][block][tile][row] uint                a pair of halves for each block, or
 //           [strip][block / 2][tile][row] uint            16 bits for each of two blocks, the even one low
@@ -13,13 +13,26 @@ const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
 
 #include "row_word.glsl"
 
+// Where word `w` of the low bits of the block at `at` stands, counted in vectors of rows; of formats of 16 bits, element `w`.
+// In the order in which they are read, but that whole floats come from two streams at once: faster, by measurement.
+uint quant_at(uint at, uint w) {
+#if defined(UNSCALED)
+    return at * BLOCK_COLS + w;
+#else
+    return (at / STRIP * QUANT_WORDS + w) * STRIP + at % STRIP;
+#endif
+}
+
 #if !defined(UNSCALED)
-// An integer becomes a float by standing at the top of the mantissa of POWER, from bit PLACE on: POWER + the integer. The
-// multiply-add that scales it takes the power away: exactly, since the scale leaves bits enough, but where a minimum is added
-// to the power's share and rounded with it.
+// An integer becomes a float by standing at the top of the mantissa of POWER, from bit PLACE on: POWER + the integer. Taking
+// the power away is exact; a format's minimum is taken away with it, as a multiple of the scale.
 const uint PLACE = 23 - QUANT_WORDS - HIGH_BITS;
 const uint POWER = 1u << (23 - PLACE);
 const uint MANTISSA = (150 - PLACE) << 23; // the bits of POWER
+
+#if defined(HAS_MINIMUM)
+const float ALONE = 1073741824.0;
+#endif
 
 // A word with what stood at bit `from` at bit `to`.
 uint shifted(uint word, uint from, uint to) {
@@ -36,9 +49,11 @@ struct Block {
     uint high[HIGH_BITS];
 #endif
 #if !defined(UNSCALED)
-    // Of the block's two halves: an element is (POWER + its integer) × scale + offset.
+    // Of the block's two halves: an element is (POWER + its integer − offset) × scale.
     vec2 scale;
-    vec2 offset;
+#if defined(HAS_MINIMUM)
+    float offset;
+#endif
 #endif
 };
 
@@ -47,11 +62,7 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
     Block b;
     const uint strip = tile / STRIP;
     const uint at = (strip * blocks + block) * STRIP + tile % STRIP;
-#if defined(UNSCALED)
-    b.at = at * BLOCK_COLS;
-#else
-    b.at = at * QUANT_WORDS;
-#endif
+    b.at = quant_at(at, 0);
     b.lane = lane;
 #if HIGH_BITS > 0
     [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
@@ -73,7 +84,12 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
 #if !defined(UNSCALED)
     const Scales scales = scales_of(word, super_word);
     b.scale = scales.scale;
-    b.offset = fma(scales.scale, vec2(-float(OFFSET + POWER)), vec2(scales.minimum));
+#if defined(HAS_MINIMUM)
+    // Without a scale the minimum stands alone: as so large a multiple that no integer changes it.
+    const bool alone = scales.scale.x == 0.0;
+    b.scale = alone ? vec2(scales.minimum / ALONE) : scales.scale;
+    b.offset = float(POWER) - (alone ? ALONE : scales.minimum / scales.scale.x);
+#endif
 #endif
     return b;
 }
@@ -85,11 +101,11 @@ void load_word(UintIn weight, inout Block b, uint c) {
         b.q[i] = row_word(weight, b.at + 4 * c + i, b.lane);
     }
 #else
-    b.q.x = row_word(weight, b.at + c / WORD_FOURS, b.lane);
+    b.q.x = row_word(weight, b.at + c / WORD_FOURS * STRIP, b.lane);
 #endif
 }
 
-// Element 4c + i, whose words are loaded.
+// Element 4c + i, whose words are loaded, before scaling.
 float quant(Block b, uint c, uint i) {
 #if defined(FORMAT_F32)
     return uintBitsToFloat(b.q[i]);
@@ -104,8 +120,11 @@ float quant(Block b, uint c, uint i) {
     const uint bit = (4 * c + i) * HIGH_BITS;
     n |= shifted(b.high[bit / 32], bit % 32, PLACE + 4) & (((1u << HIGH_BITS) - 1) << (PLACE + 4));
 #endif
-    const bool low = c < GROUP_FOURS;
-    return fma(uintBitsToFloat(n), low ? b.scale.x : b.scale.y, low ? b.offset.x : b.offset.y);
+#if defined(HAS_MINIMUM)
+    return uintBitsToFloat(n) - b.offset;
+#else
+    return uintBitsToFloat(n) - float(POWER + OFFSET);
+#endif
 #endif
 }
 

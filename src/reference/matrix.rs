@@ -58,18 +58,21 @@ impl Place {
     /// Word and shift of the low bits of element `e`.
     fn quant(&self, e: usize) -> (usize, usize) {
         let bits = self.units.quant_words as usize;
-        if self.woven() && bits == 16 {
-            let half = (self.at() * 32 + e) * self.tile_rows + self.lane;
-            return (half / 2, half % 2 * 16);
+        if self.woven() && bits >= 16 {
+            let element = (self.at() * 32 + e) * self.tile_rows + self.lane;
+            return (element * bits / 32, element * bits % 32);
         }
-        let (w, shift) = if self.woven() || bits > 4 {
+        if self.woven() {
+            // Tiles of a strip take turns.
+            let (strip, w) = (self.layout.arrangement.strip() as usize, e * bits / 32);
+            let vector = (self.at() / strip * bits + w) * strip + self.at() % strip;
+            return (vector * self.tile_rows + self.lane, e * bits % 32);
+        }
+        let (w, shift) = if bits > 4 {
             (e * bits / 32, e * bits % 32)
         } else {
             (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4))
         };
-        if self.woven() {
-            return ((self.at() * bits + w) * self.tile_rows + self.lane, shift);
-        }
         (self.at() * self.tile_rows * bits + (w / 4 * 32 + self.lane) * 4 + w % 4, shift)
     }
 
