@@ -10,7 +10,7 @@ use hesper::kernels::tuning::{CLASSES, Family, candidates};
 use hesper::plan::{Executor, Region};
 use hesper::reference::Reference;
 
-/// Random blocks with scales that are small finite numbers.
+/// Random blocks with scales that are small finite numbers, some of them 0, beside minimums that are not.
 pub fn random_rows(format: BlockFormat, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let bytes = rows * format.row_bytes(cols).expect("whole blocks");
     let mut file: Vec<u8> = (0..bytes).map(|_| random.next() as u8).collect();
@@ -35,6 +35,9 @@ pub fn random_rows(format: BlockFormat, rows: usize, cols: usize, random: &mut R
             let divisor = if format.block_elements() == 256 { 2048.0 } else { 64.0 };
             let scale = half::f16::from_f32(random.float() / divisor);
             block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+        if random.next().is_multiple_of(5) {
+            block[scales[0]..scales[0] + 2].fill(0);
         }
     }
     file
