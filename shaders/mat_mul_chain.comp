@@ -1,5 +1,5 @@
-// Products one behind another in one dispatch, each as mat_mul computes it: for drivers that run all workgroups of a dispatch
-// side by side, where waiting for each other costs less than a dispatch.
+// Products one behind another in one dispatch, each as mat_mul computes it: for one workgroup, or drivers that run all of a dispatch
+// side by side; for them waiting for each other costs less than a dispatch.
 //
 // stages: [stage_count] products, as mat_mul's push constants with its specialization constants behind them, of which
 // ROWS, TOKENS, RAGGED and TILE_ROWS are this kernel's own. A stage may read what the stages before it have written.

@@ -63,6 +63,7 @@ pub fn plan(
     sharing: &Sharing,
     out: &mut impl Write,
 ) -> Result<Planned> {
+    let policy = Policy::of(device.software, device.subgroup_size);
     let default_bytes = || budget::default_bytes(device, budget::available_bytes());
     let options = Options {
         context_tokens: sharing.context_tokens,
@@ -72,7 +73,7 @@ pub fn plan(
         budget_bytes: flags.memory_budget.unwrap_or_else(default_bytes),
         chunk_rows: flags.chunk,
         draft_max: sharing.draft_max,
-        policy: Policy { side_by_side: device.side_by_side, ..Policy::of(device.software, device.subgroup_size) },
+        policy: Policy { side_by_side: policy.side_by_side.max(device.side_by_side), ..policy },
     };
     let start = Instant::now();
     let planned = Planned::new(gguf, &options)?;

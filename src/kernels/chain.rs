@@ -1,5 +1,5 @@
-//! Products one behind another in one dispatch, `mat_mul_chain`, for devices whose workgroups may wait for each other: there a
-//! dispatch costs many times what that waiting does.
+//! Products one behind another in one dispatch, `mat_mul_chain`, on CPU drivers, where a dispatch costs more than many a
+//! product: by all of the driver's threads where their workgroups may wait for each other, and small products by one.
 
 use super::policy::Policy;
 use super::{mat_mul, mat_mul_chain};
@@ -12,19 +12,23 @@ pub const LINE_BYTES: u64 = 64;
 /// (lavapipe, Mesa 26.2.6, 16 lanes, 2 cores, 2026-11-29).
 const TOKENS_MAX: u32 = 4;
 
+/// Bytes of a product that one workgroup does, where no two may wait for each other. It takes longer over them than two by as much as
+/// they take, 25 µs for 0.5 MB, and a dispatch takes 30 (lavapipe, Mesa 26.2.6, 2 cores, 2026-11-29). More cores would do the
+/// product in less, but take longer to wake.
+const ALONE_BYTES: u64 = 768 << 10;
+
 /// The dispatches, with neighbouring products that one kernel can do made one dispatch each.
 pub fn chained(dispatches: Vec<Dispatch>, policy: &Policy) -> Vec<Dispatch> {
-    if policy.side_by_side == 0 {
-        return dispatches;
-    }
+    let groups = policy.side_by_side;
+    let fits = |dispatch: &Dispatch| groups > 1 || groups == 1 && dispatch.work.bytes <= ALONE_BYTES;
     let mut all: Vec<Vec<Dispatch>> = Vec::new();
     for dispatch in dispatches {
         match all.last_mut() {
-            Some(run) if goes_with(&run[0], &dispatch) => run.push(dispatch),
+            Some(run) if goes_with(&run[0], &dispatch) && fits(&run[0]) && fits(&dispatch) => run.push(dispatch),
             _ => all.push(vec![dispatch]),
         }
     }
-    all.into_iter().map(|run| if run.len() > 1 { chain(run, policy.side_by_side) } else { one(run) }).collect()
+    all.into_iter().map(|run| if run.len() > 1 { chain(run, groups) } else { one(run) }).collect()
 }
 
 fn one(mut run: Vec<Dispatch>) -> Dispatch {

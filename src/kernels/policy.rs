@@ -15,8 +15,8 @@ pub struct Policy {
     pub software: bool,
     /// Lanes of a subgroup.
     pub subgroup_size: u32,
-    /// Workgroups of a subgroup that the device runs side by side, where they may wait for each other at little cost, so that
-    /// products are done one behind another in one dispatch ([`super::chain`]); 0: they may not.
+    /// How many workgroups of a subgroup do products one behind another in one dispatch ([`super::chain`]): 1 waits for nobody;
+    /// more must run side by side and may wait for each other at little cost; 0: products have dispatches of their own.
     pub side_by_side: u32,
     /// What was measured, which goes before the tables here.
     pub tuning: Tuning,
@@ -42,7 +42,7 @@ impl Policy {
 
     /// Of a device that was not measured.
     pub const fn of(software: bool, subgroup_size: u32) -> Policy {
-        Policy { software, subgroup_size, side_by_side: 0, tuning: Tuning::NONE }
+        Policy { software, subgroup_size, side_by_side: software as u32, tuning: Tuning::NONE }
     }
 
     /// How weights are arranged. Woven loads are broadcasts only where a tile's lanes are a whole subgroup.

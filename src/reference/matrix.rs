@@ -68,11 +68,7 @@ impl Place {
             let vector = (self.at() / strip * bits + w) * strip + self.at() % strip;
             return (vector * self.tile_rows + self.lane, e * bits % 32);
         }
-        let (w, shift) = if bits > 4 {
-            (e * bits / 32, e * bits % 32)
-        } else {
-            (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4))
-        };
+        let (w, shift) = if bits > 4 { (e * bits / 32, e * bits % 32) } else { (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4)) };
         (self.at() * self.tile_rows * bits + (w / 4 * 32 + self.lane) * 4 + w % 4, shift)
     }
 
