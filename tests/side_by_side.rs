@@ -34,13 +34,15 @@ fn a_chain_gives_the_bits_of_its_products() {
     }
     // Only where they were seen to may workgroups wait for each other.
     println!("with 1 workgroup, and with {side_by_side} that wait for each other");
-    let groups: Vec<u32> = [1, side_by_side].into_iter().filter(|groups| *groups > 0).collect();
     for format in [BlockFormat::Q4_0, BlockFormat::F16] {
-        for tokens in [1, 4] {
+        for tokens in [1, 4, 9] {
+            // More tokens are not shared.
+            let together = if tokens == 9 { 1 } else { side_by_side };
+            let groups = [1, together].into_iter().filter(|groups| *groups > 0);
             let apart = chain::feed_forward(format, lanes, 0, tokens);
             gpu.allocate(Region::Step, apart.region_bytes()).expect("device memory");
             let expected = apart.run(&mut gpu);
-            for &groups in &groups {
+            for groups in groups {
                 let chain = chain::feed_forward(format, lanes, groups, tokens);
                 assert_eq!(chain.dispatches().len() + 2, apart.dispatches().len(), "three products are one dispatch");
                 // Twice, since the counts of those that wait must be as before; the other way of computing says nothing then.

@@ -291,10 +291,14 @@ impl Lowering<'_> {
         Residual { x: y, ahead }
     }
 
+    fn sums_in_product(&self) -> bool {
+        self.model.policy.sums_in_product(self.key.rows, self.model.dims.width)
+    }
+
     /// x as the products behind a norm take it.
     fn input(&mut self, label: String, residual: &Residual, gain: &Tensor) -> Input {
         let x = &residual.x;
-        if let Some(ahead) = residual.ahead.as_ref().filter(|_| self.model.policy.sums_in_product(self.key.rows)) {
+        if let Some(ahead) = residual.ahead.as_ref().filter(|_| self.sums_in_product()) {
             return Input::Summed(ahead.clone());
         }
         if self.model.policy.fuses_norm(self.key.rows) {
@@ -366,9 +370,7 @@ impl Lowering<'_> {
         let model = self.model;
         let normed = match &x.ahead {
             // Every row is an output.
-            Some(ahead) if self.key.mode == Mode::Decode && model.policy.sums_in_product(self.key.rows) => {
-                Input::Summed(ahead.clone())
-            }
+            Some(ahead) if self.key.mode == Mode::Decode && self.sums_in_product() => Input::Summed(ahead.clone()),
             _ => {
                 let gain = &model.weights.final_norm;
                 let (x, scale) = self.norm("final norm".into(), x, gain, outputs, self.key.outputs);
