@@ -89,14 +89,19 @@ impl Planned {
         let state = State::place(&dims, &shape, &least).map_err(|error| unusable(gguf, &error.to_string()))?;
         let slot_bytes = load::slot_bytes(&weights);
         let mut model = Model { architecture, dims, sizes: least, weights, state, policy };
-        let arena_bytes = model.keys().map(|key| model.lower(key).arena_bytes).max().unwrap_or(0);
+        let (mut arena_bytes, mut stages_bytes) = (0, 0);
+        for plan in model.keys().map(|key| model.lower(key)) {
+            arena_bytes = plan.arena_bytes.max(arena_bytes);
+            stages_bytes += plan.stages_bytes();
+        }
+        let small_bytes = stages_bytes + load::staging_bytes(slot_bytes);
         let mut memory = MemoryPlan {
             weights_bytes: model.weights.bytes(),
             cache_bytes: 0,
             kv_type,
             arena_bytes,
-            other_bytes: model.state.other_bytes() + load::staging_bytes(slot_bytes),
-            mapped_bytes: model.state.mapped_bytes() + load::staging_bytes(slot_bytes),
+            other_bytes: model.state.other_bytes() + small_bytes,
+            mapped_bytes: model.state.mapped_bytes() + small_bytes,
             budget_bytes: options.budget_bytes,
         };
         let block_bytes = 2 * shape.block_bytes() * u64::from(model.dims.layers);

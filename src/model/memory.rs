@@ -199,7 +199,7 @@ pub struct MemoryPlan {
     pub cache_bytes: u64,
     pub kv_type: KvType,
     pub arena_bytes: u64,
-    /// Step, ring, logits and, while the model is loaded, staging.
+    /// Step, ring, logits, stages of all plans and, while the model is loaded, staging.
     pub other_bytes: u64,
     /// Part of `other_bytes`: what takes room in a virtual machine's window for mapped memory, whatever the model's size.
     pub mapped_bytes: u64,
