@@ -369,17 +369,19 @@ fn a_profile_accounts_for_every_dispatch_of_a_token() {
         );
     }
     // Products read each weight once a token, and once a chunk of a prompt.
-    let bytes = |profile: &serde_json::Value, part: &str| {
+    let bytes = |profile: &serde_json::Value| -> f64 {
         let kernels = profile["kernels"].as_array().expect("kernels");
-        kernels.iter().find(|kernel| kernel["part"] == part).and_then(|kernel| kernel["bytes"].as_f64()).expect("bytes")
+        let products =
+            kernels.iter().filter(|kernel| kernel["kernel"].as_str().is_some_and(|k| k.starts_with("mat_mul")));
+        products.map(|kernel| kernel["bytes"].as_f64().expect("bytes")).sum()
     };
-    assert!(bytes(prompt, "gate up") < bytes(generation, "gate up") / 4.0, "{printed}");
+    assert!(bytes(prompt) < bytes(generation) / 4.0, "{printed}");
     let mut table = hesper(&arguments);
     table.arg("md");
     let table = succeed(table);
     assert_holds(
         &table,
-        &["pp8 @ d40, a token", "tg4 @ d40, a token", "| of roofline |", "| gate up | mat_mul_q8_0", "Roofline: "],
+        &["pp8 @ d40, a token", "tg4 @ d40, a token", "| of roofline |", "gate up", "mat_mul_", "Roofline: "],
     );
     assert_holds(&table, &["| all |", "1 submissions; CPU time ", " of the process."]);
 }

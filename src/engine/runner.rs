@@ -83,7 +83,7 @@ impl Planned {
         let (kv_type, draft_max) = (options.kv_type, options.draft_max.min(DRAFT_MAX));
         let least =
             Sizes { sequences, context_tokens, chunk_rows: options.chunk_rows, cache_blocks: 0, kv_type, draft_max };
-        let policy = options.policy;
+        let policy = options.policy.for_products(dims.largest_product());
         let weights = Weights::place(architecture, &dims, gguf, least.positions(), &policy)?;
         let shape = dims.attention(architecture, false, kv_type);
         let state = State::place(&dims, &shape, &least).map_err(|error| unusable(gguf, &error.to_string()))?;

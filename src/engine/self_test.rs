@@ -8,6 +8,7 @@ use crate::gguf::Gguf;
 use crate::kernels::attention::SPLIT_TOKENS;
 use crate::kernels::{BLOCK_TOKENS, Row};
 use crate::model::ModelError;
+use crate::model::dims::Dims;
 use crate::model::excerpt::excerpt;
 use crate::plan::{Executor, ExecutorError};
 
@@ -25,13 +26,15 @@ const SEQUENCES: u32 = 8;
 /// # Errors
 /// Whatever the executor reports; [`ExecutorError::Wrong`] from one that compares.
 pub fn self_test(gguf: &Gguf, options: &Options, executor: Box<dyn Executor + Send>) -> Result<(), ModelError> {
-    let small = excerpt(gguf)?;
+    let policy = options.policy.for_products(Dims::read(gguf)?.1.largest_product());
+    // In a chain a layer's last products stand before the next one's first.
+    let small = excerpt(gguf, if policy.side_by_side > 0 { 2 } else { 1 })?;
     let context = options.context_tokens.unwrap_or(CONTEXT_TOKENS).min(CONTEXT_TOKENS);
     let sequences = options.sequences.min(SEQUENCES);
     // One sequence of full length, or a block for each.
     let cache_tokens = Some(context.max(sequences * BLOCK_TOKENS));
-    let options =
-        Options { context_tokens: Some(context), chunk_rows: CHUNK_ROWS, sequences, cache_tokens, ..*options };
+    let context_tokens = Some(context);
+    let options = Options { context_tokens, chunk_rows: CHUNK_ROWS, sequences, cache_tokens, policy, ..*options };
     let planned = Planned::new(&small, &options)?;
     let mut runner = planned.load(&small, executor, &mut |_| {})?;
     Ok(answer(&mut runner)?)
@@ -56,19 +59,29 @@ fn answer(runner: &mut Runner) -> Result<(), ExecutorError> {
     }
     drafted(runner)?;
     far_behind(runner)?;
-    (1..=SEQUENCES.ilog2()).try_for_each(|power| side_by_side(runner, 1 << power))
+    let rows = CHUNK_ROWS.min(runner.context_tokens());
+    for count in (1..=SEQUENCES.ilog2()).map(|power| 1 << power) {
+        chunk(runner, rows, count)?;
+        side_by_side(runner, count)?;
+    }
+    Ok(())
 }
 
 /// Verifies a draft: several tokens of a sequence, all of them outputs.
 fn drafted(runner: &mut Runner) -> Result<(), ExecutorError> {
-    let count = runner.model().sizes.draft_rows().min(runner.context_tokens());
-    if count == 0 {
+    let rows = runner.model().sizes.draft_rows().min(runner.context_tokens());
+    chunk(runner, rows, rows)
+}
+
+/// Evaluates a chunk of so many tokens with so many outputs, as where prompts end together.
+fn chunk(runner: &mut Runner, rows: u32, outputs: u32) -> Result<(), ExecutorError> {
+    if rows == 0 || outputs > rows.min(runner.model().sizes.sampled_rows()) {
         return Ok(());
     }
-    let sampling = SamplingParameters::default();
-    runner.begin(0, &[], &[], &sampling, 1);
-    let rows = (0..count).map(|position| Row { token: 1, position, sequence: 0, live: 1 }).collect();
-    runner.submit(&StepRows { rows, outputs: (0..count).collect(), plan_rows: count.next_power_of_two() })?;
+    runner.begin(0, &[], &[], &SamplingParameters::default(), 1);
+    let plan_rows = rows.next_power_of_two();
+    let rows = (0..rows).map(|position| Row { token: 1, position, sequence: 0, live: 1 }).collect();
+    runner.submit(&StepRows { rows, outputs: (0..outputs).collect(), plan_rows })?;
     runner.wait()
 }
 

@@ -8,23 +8,20 @@ use crate::plan::{Dispatch, Kernel, Region, Tensor, Work, stage_bytes};
 /// Bytes of a place where workgroups meet: a cache line (`shaders/lib/meet.glsl`).
 pub const LINE_BYTES: u64 = 64;
 
-/// Tokens of a lane's tile, where workgroups share a product. Eight gain nothing: gate, up and down of 64 rows do 260 GFLOP/s in
-/// one dispatch and 310 in two (lavapipe, Mesa 26.2.6, 16 lanes, 2 cores, 2026-11-29).
-const TOGETHER_TOKENS: u32 = 4;
-
-/// Bytes and operations of a product that one workgroup does, where no two may wait for each other. It takes longer over them than
-/// two by as much as they take, 25 µs for 0.5 MB, and a dispatch takes 30 (same device and date; more cores were not
-/// measured).
-const ALONE_BYTES: u64 = 768 << 10;
-const ALONE_FLOPS: u64 = 16_000_000;
+/// Tokens of a lane's tile. Eight gain nothing: gate, up and down of 64 rows do 260 GFLOP/s in one dispatch and 310 in two
+/// (lavapipe, Mesa 26.2.6, 16 lanes, 2 cores, 2026-11-29).
+const TOKENS_MAX: u32 = 4;
 
 /// The dispatches, with neighbouring products that one kernel can do made one dispatch each.
 pub fn chained(dispatches: Vec<Dispatch>, policy: &Policy) -> Vec<Dispatch> {
     let groups = policy.side_by_side;
+    if groups == 0 {
+        return dispatches;
+    }
     let mut all: Vec<Vec<Dispatch>> = Vec::new();
     for dispatch in dispatches {
         match all.last_mut() {
-            Some(run) if goes_with(&run[0], &dispatch, groups) => run.push(dispatch),
+            Some(run) if goes_with(&run[0], &dispatch) => run.push(dispatch),
             _ => all.push(vec![dispatch]),
         }
     }
@@ -42,26 +39,21 @@ fn kernel(product: &Kernel) -> Option<&'static Kernel> {
 }
 
 /// What all stages of a chain share, of a product that can be one.
-fn shared(dispatch: &Dispatch, groups: u32) -> Option<(&'static Kernel, mat_mul_chain::Spec)> {
+fn shared(dispatch: &Dispatch) -> Option<(&'static Kernel, mat_mul_chain::Spec)> {
     let kernel = kernel(dispatch.kernel)?;
     let mat_mul::Spec { local_size, rows, tokens, norm, ragged, tile_rows, .. } = mat_mul::resolve(dispatch).spec;
     let spec = mat_mul_chain::Spec { local_size, rows, tokens, ragged, tile_rows };
-    let fits = match groups {
-        0 => false,
-        1 => dispatch.work.bytes <= ALONE_BYTES && dispatch.work.flops <= ALONE_FLOPS,
-        _ => tokens <= TOGETHER_TOKENS,
-    };
     // A norm that mat_mul does itself would be asked for at every element.
-    (norm != 1 && fits).then_some((kernel, spec))
+    (norm != 1 && tokens <= TOKENS_MAX).then_some((kernel, spec))
 }
 
-fn goes_with(first: &Dispatch, next: &Dispatch, groups: u32) -> bool {
-    let (first, next) = (shared(first, groups), shared(next, groups));
+fn goes_with(first: &Dispatch, next: &Dispatch) -> bool {
+    let (first, next) = (shared(first), shared(next));
     first.is_some_and(|(kernel, spec)| next.is_some_and(|(other, next)| kernel.name == other.name && spec == next))
 }
 
 fn chain(stages: Vec<Dispatch>, groups: u32) -> Dispatch {
-    let (kernel, spec) = shared(&stages[0], groups).expect("only such are put together");
+    let (kernel, spec) = shared(&stages[0]).expect("only such are put together");
     let count = stages.len() as u64;
     // The plan's builder places them.
     let records = Tensor::new(Region::Stages, 0, count * stage_bytes(stages[0].kernel));

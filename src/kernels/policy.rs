@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 /// Lanes of a repack workgroup; it is bound by memory everywhere, any small multiple of a subgroup does.
 pub const REPACK_LOCAL_SIZE: u32 = 64;
 
+/// Elements of a product that one workgroup does. It takes longer over them than two by as much as they take, 25 µs for these in
+/// Q8_0, and a dispatch takes 30 (lavapipe, Mesa 26.2.6, 2 cores, 2026-11-29; more cores were not measured).
+const ALONE_ELEMENTS: u64 = 1 << 19;
+
 /// What the choice depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -15,8 +19,8 @@ pub struct Policy {
     pub software: bool,
     /// Lanes of a subgroup.
     pub subgroup_size: u32,
-    /// How many workgroups of a subgroup do products one behind another in one dispatch ([`super::chain`]): 1 waits for nobody;
-    /// more must run side by side and may wait for each other at little cost; 0: products have dispatches of their own.
+    /// How many workgroups of a subgroup do products one behind another in one dispatch ([`super::chain`]): 1 waits for nobody,
+    /// and suits small products ([`Policy::for_products`]); more must run side by side and may wait for each other at little cost; 0: products have dispatches of their own.
     pub side_by_side: u32,
     /// What was measured, which goes before the tables here.
     pub tuning: Tuning,
@@ -59,13 +63,18 @@ impl Policy {
         self.arrangement() != Arrangement::Lanes
     }
 
-    /// Whether products add up the partial sums of squares of their rows of `cols` columns themselves, and there is no norm at
-    /// all. For many tokens every workgroup would do so again for each of them: prefill of the demo model runs at 9400 t/s so,
-    /// at 11200 t/s with norms. Short rows have few sums, and products that no norm parts make one chain: 4, 8 and 16 sequences
-    /// of the demo model decode 5600, 7600 and 9400 t/s so, with norms 3000, 5000 and 8200. Rows of 1024 columns gain nothing
-    /// (same device and date).
-    pub fn sums_in_product(&self, tokens: u32, cols: u32) -> bool {
-        self.sums_ahead() && tokens <= if cols <= 512 { 16 } else { 2 }
+    /// Whether products add up the partial sums of squares of their rows themselves, and there is no norm at all. For many
+    /// tokens every workgroup would do so again for each of them: prefill of the demo model runs at 9400 t/s so, at
+    /// 11200 t/s with norms. Small products are then one chain, which no norm parts: 4 sequences of the demo model decode 6000
+    /// t/s so, 3000 with norms; rows of 1024 columns gain nothing (same device and date).
+    pub fn sums_in_product(&self, tokens: u32) -> bool {
+        self.sums_ahead() && tokens <= if self.side_by_side == 1 { 4 } else { 2 }
+    }
+
+    /// The same for a model whose layers have products of so many elements at most: one workgroup does none that are large.
+    pub fn for_products(self, elements: u64) -> Policy {
+        let large = elements > ALONE_ELEMENTS;
+        Policy { side_by_side: if large && self.side_by_side == 1 { 0 } else { self.side_by_side }, ..self }
     }
 
     /// Whether mat_mul normalizes its input itself, for this many tokens.

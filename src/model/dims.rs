@@ -66,6 +66,13 @@ impl Dims {
 }
 
 impl Dims {
+    /// Elements of the largest matrix that a layer multiplies by, where matrices are stacked.
+    pub fn largest_product(&self) -> u64 {
+        let [heads, kv_heads, head_dim] = [self.heads, self.kv_heads, self.head_dim].map(u64::from);
+        let rows = ((heads + 2 * kv_heads) * head_dim).max(2 * u64::from(self.feed_forward));
+        rows.saturating_mul(self.width.into())
+    }
+
     /// What the attention kernels need to know; `normed`: queries and keys are normalized first.
     pub fn attention(&self, architecture: &Architecture, normed: bool, kv_type: KvType) -> attention::Shape {
         attention::Shape {

@@ -1,4 +1,4 @@
-//! A small model cut out of a large one: of every size that no kernel is specialized for a piece, and one layer of each
+//! A small model cut out of a large one: of every size that no kernel is specialized for a piece, and one layer or two of each
 //! kind. It computes nothing of use, but with the very kernels of the whole model, so it can show whether they work.
 
 use super::ModelError;
@@ -13,10 +13,10 @@ fn piece(size: u32) -> u32 {
     if size <= 2 * PIECE { size } else { PIECE + size % PIECE }
 }
 
-/// The excerpt of a model whose dimensions can be read.
-pub fn excerpt(gguf: &Gguf) -> Result<Gguf, ModelError> {
+/// The excerpt of a model whose dimensions can be read, with so many layers of a kind if there are.
+pub fn excerpt(gguf: &Gguf, alike: usize) -> Result<Gguf, ModelError> {
     let (architecture, dims) = Dims::read(gguf)?;
-    let layers = layers(gguf, &dims);
+    let layers = layers(gguf, &dims, alike);
     let key = |name: &str| format!("{}.{name}", architecture.name);
     let (width, feed_forward) = (piece(dims.width), piece(dims.feed_forward));
     let sizes = [
@@ -58,8 +58,8 @@ fn layer_of(name: &str) -> Option<(u32, &str)> {
     Some((number.parse().ok()?, rest))
 }
 
-/// The first layer of each kind: those whose tensors have other formats than any layer before.
-fn layers(gguf: &Gguf, dims: &Dims) -> Vec<u32> {
+/// The first `alike` layers of each kind, which is the formats of its tensors.
+fn layers(gguf: &Gguf, dims: &Dims, alike: usize) -> Vec<u32> {
     let mut kinds: Vec<Vec<(&str, BlockFormat)>> = vec![Vec::new(); dims.layers as usize];
     for info in gguf.tensors() {
         if let Some((number, rest)) = layer_of(&info.name)
@@ -69,7 +69,8 @@ fn layers(gguf: &Gguf, dims: &Dims) -> Vec<u32> {
         }
     }
     kinds.iter_mut().for_each(|kind| kind.sort_unstable_by_key(|(name, _)| *name));
-    (0..dims.layers).filter(|layer| !kinds[..*layer as usize].contains(&kinds[*layer as usize])).collect()
+    let before = |layer: usize| kinds[..layer].iter().filter(|kind| **kind == kinds[layer]).count();
+    (0..dims.layers).filter(|layer| before(*layer as usize) < alike).collect()
 }
 
 /// What becomes of a tensor's rows and columns.

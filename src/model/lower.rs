@@ -93,6 +93,10 @@ impl Model {
         {
             x = lowering.layer(index, layer, x, next, &rows);
         }
+        // The head is large where layers are small.
+        if self.policy.side_by_side == 1 {
+            lowering.chain();
+        }
         match (key.outputs, key.mode) {
             (0, _) => lowering.finish(&x.x),
             (_, Mode::Logits) => lowering.head(&x, &outputs),
@@ -101,7 +105,9 @@ impl Model {
                 lowering.sample(&rows, &outputs);
             }
         }
-        lowering.builder.replace(|dispatches| chain::chained(dispatches, &self.policy));
+        if self.policy.side_by_side > 1 {
+            lowering.chain();
+        }
         lowering.builder.finish(key.to_string())
     }
 }
@@ -154,6 +160,11 @@ impl Lowering<'_> {
     /// A scratch tensor of `[rows][cols]` floats.
     fn floats(&mut self, rows: u32, cols: u32) -> Tensor {
         self.builder.scratch(u64::from(rows) * u64::from(cols) * 4)
+    }
+
+    /// Makes chains of the products so far.
+    fn chain(&mut self) {
+        self.builder.replace(|dispatches| chain::chained(dispatches, &self.model.policy));
     }
 
     /// Takes the step: its rows, and which of them are outputs.
@@ -292,7 +303,7 @@ impl Lowering<'_> {
     }
 
     fn sums_in_product(&self) -> bool {
-        self.model.policy.sums_in_product(self.key.rows, self.model.dims.width)
+        self.model.policy.sums_in_product(self.key.rows)
     }
 
     /// x as the products behind a norm take it.

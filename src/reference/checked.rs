@@ -16,13 +16,14 @@ pub type Kind = (&'static str, Vec<u32>);
 
 /// The kinds of dispatch in a plan.
 pub fn kinds(plan: &Plan) -> impl Iterator<Item = Kind> {
-    plan.dispatches().map(kind)
+    plan.dispatches().flat_map(kinds_of)
 }
 
-fn kind(dispatch: &Dispatch) -> Kind {
-    // Stages are no specialization to the driver, but what they ask of the kernel is.
-    let stages = dispatch.stages.iter().map(|stage| stage.specialization.as_slice());
-    (dispatch.kernel.name, stages.fold(dispatch.specialization.clone(), |all, stage| [all.as_slice(), stage].concat()))
+/// One, or of a dispatch with stages one for each: stages are no specialization to the driver, but what they ask of the kernel is.
+fn kinds_of(dispatch: &Dispatch) -> impl Iterator<Item = Kind> {
+    let kind = |of: &[u32]| (dispatch.kernel.name, [dispatch.specialization.as_slice(), of].concat());
+    let stages: Vec<_> = dispatch.stages.iter().map(|stage| kind(&stage.specialization)).collect();
+    if stages.is_empty() { vec![kind(&[])].into_iter() } else { stages.into_iter() }
 }
 
 /// How what a kernel writes is compared.
@@ -137,7 +138,8 @@ impl<D> Checked<D> {
 impl<D: Executor> Both<D> {
     fn run(&mut self, dispatch: &Dispatch, prepared: Prepared) -> Result<(), ExecutorError> {
         // What `sample` does depends on its input so much that every run counts.
-        let again = !self.seen.insert(kind(dispatch)) && dispatch.kernel.family != "sample";
+        let new = kinds_of(dispatch).fold(false, |new, kind| self.seen.insert(kind) || new);
+        let again = !new && dispatch.kernel.family != "sample";
         let twin = twin(dispatch.kernel.family).filter(|_| !again);
         let Some(twin) = twin else { return self.device.submit(prepared) };
         for (operand, _) in dispatch.accesses() {

@@ -66,7 +66,7 @@ fn every_kernel_that_a_model_uses_is_run() {
 fn an_excerpt_is_small_and_keeps_what_kernels_are_specialized_for() {
     let gguf = open(&Synthetic::new(LARGE, Formats::All(BlockFormat::Q8_0)));
     let (architecture, whole) = Dims::read(&gguf).expect("the model is well made");
-    let small = excerpt(&gguf).expect("it can be cut");
+    let small = excerpt(&gguf, 1).expect("it can be cut");
     let (same, dims) = Dims::read(&small).expect("the excerpt is well made");
     assert_eq!(architecture, same);
     let expected = Dims {
