@@ -138,8 +138,9 @@ impl<D> Checked<D> {
 impl<D: Executor> Both<D> {
     fn run(&mut self, dispatch: &Dispatch, prepared: Prepared) -> Result<(), ExecutorError> {
         // What `sample` does depends on its input so much that every run counts.
-        let new = kinds_of(dispatch).fold(false, |new, kind| self.seen.insert(kind) || new);
-        let again = !new && dispatch.kernel.family != "sample";
+        let seen = self.seen.len();
+        self.seen.extend(kinds_of(dispatch));
+        let again = self.seen.len() == seen && dispatch.kernel.family != "sample";
         let twin = twin(dispatch.kernel.family).filter(|_| !again);
         let Some(twin) = twin else { return self.device.submit(prepared) };
         for (operand, _) in dispatch.accesses() {
