@@ -140,19 +140,24 @@ fn products_of_a_layer_make_one_chain() {
         // The first query, key and value stand alone; the head goes with the last layer if that is done by many.
         for (plan, products) in [(&alone, 2), (&chained, 1)] {
             assert_eq!((count(plan, "mat_mul"), count(plan, "mat_mul_chain")), (products, layers), "{plan}");
+            assert_chains(plan, &apart);
         }
-        let parts = |plan: &Plan| plan.dispatches().flat_map(Dispatch::parts).map(|part| part.label.clone()).collect();
-        let [parts, expected]: [Vec<String>; 2] = [parts(&chained), parts(&apart)];
-        assert_eq!(parts, expected, "the same products in the same order");
-        assert_eq!(chained.traffic_bytes(), apart.traffic_bytes());
-        let records =
-            |plan: &Plan| plan.dispatches().filter(|d| !d.stages.is_empty()).flat_map(|d| d.operands.clone()).collect();
-        let records: Vec<_> = records(&chained);
-        for (at, tensor) in records.iter().enumerate() {
-            assert!(records[..at].iter().all(|other| !tensor.overlaps(other)), "{tensor} is taken twice");
-        }
-        assert_eq!(chained.stages_bytes(), records.last().expect("there are some").end_bytes());
     }
+}
+
+/// The products of `apart`, in the same order, and memory of their own for all stages.
+fn assert_chains(chained: &Plan, apart: &Plan) {
+    let parts = |plan: &Plan| plan.dispatches().flat_map(Dispatch::parts).map(|part| part.label.clone()).collect();
+    let [parts, expected]: [Vec<String>; 2] = [parts(chained), parts(apart)];
+    assert_eq!(parts, expected, "the same products in the same order");
+    assert_eq!(chained.traffic_bytes(), apart.traffic_bytes());
+    let records =
+        |plan: &Plan| plan.dispatches().filter(|d| !d.stages.is_empty()).flat_map(|d| d.operands.clone()).collect();
+    let records: Vec<_> = records(chained);
+    for (at, tensor) in records.iter().enumerate() {
+        assert!(records[..at].iter().all(|other| !tensor.overlaps(other)), "{tensor} is taken twice");
+    }
+    assert_eq!(chained.stages_bytes(), records.last().expect("there are some").end_bytes());
 }
 
 /// Parts in formats of their own cannot share a matrix.

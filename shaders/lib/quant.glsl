@@ -195,12 +195,7 @@ float group_scale(Block b, uint c) {
 #if defined(UNSCALED)
     return 1.0;
 #else
-#if defined(WOVEN)
-    const vec2 scale = b.scale;
-#else
-    const vec2 scale = b.scales.scale;
-#endif
-    return c < GROUP_FOURS ? scale.x : scale.y;
+    return c < GROUP_FOURS ? b.scales.scale.x : b.scales.scale.y;
 #endif
 }
 

@@ -15,13 +15,17 @@ const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
 
 // Where word `w` of the low bits of the block at `at` stands, counted in vectors of rows; of formats of 16 bits, element `w`.
 // In the order in which they are read, but that whole floats come from two streams at once: faster, by measurement.
-uint quant_at(uint at, uint w) {
 #if defined(UNSCALED)
-    return at * BLOCK_COLS + w;
-#else
-    return (at / STRIP * QUANT_WORDS + w) * STRIP + at % STRIP;
-#endif
+const uint QUANT_STEP = 1;
+uint quant_at(uint at, uint w) {
+    return at * BLOCK_COLS + w * QUANT_STEP;
 }
+#else
+const uint QUANT_STEP = STRIP;
+uint quant_at(uint at, uint w) {
+    return at / STRIP * QUANT_WORDS * STRIP + at % STRIP + w * QUANT_STEP;
+}
+#endif
 
 #if !defined(UNSCALED)
 // An integer becomes a float by standing at the top of the mantissa of POWER, from bit PLACE on: POWER + the integer. Taking
@@ -31,6 +35,7 @@ const uint POWER = 1u << (23 - PLACE);
 const uint MANTISSA = (150 - PLACE) << 23; // the bits of POWER
 
 #if defined(HAS_MINIMUM)
+// Where there is no scale the minimum stands alone: as a multiple of one so small that no integer changes it.
 const float ALONE = 1073741824.0;
 #endif
 
@@ -49,8 +54,8 @@ struct Block {
     uint high[HIGH_BITS];
 #endif
 #if !defined(UNSCALED)
-    // Of the block's two halves: an element is (POWER + its integer − offset) × scale.
-    vec2 scale;
+    // An element is (POWER + its integer − offset) × the scale of its half of the block.
+    Scales scales;
 #if defined(HAS_MINIMUM)
     float offset;
 #endif
@@ -82,13 +87,13 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
     super_word = row_word(weight, planes.supers / TILE_ROWS + super_at, lane);
 #endif
 #if !defined(UNSCALED)
-    const Scales scales = scales_of(word, super_word);
-    b.scale = scales.scale;
+    b.scales = scales_of(word, super_word);
 #if defined(HAS_MINIMUM)
-    // Without a scale the minimum stands alone: as so large a multiple that no integer changes it.
-    const bool alone = scales.scale.x == 0.0;
-    b.scale = alone ? vec2(scales.minimum / ALONE) : scales.scale;
-    b.offset = float(POWER) - (alone ? ALONE : scales.minimum / scales.scale.x);
+    const vec2 scale = b.scales.scale;
+    const float minimum = b.scales.minimum;
+    const bool alone = scale.x == 0.0;
+    b.scales.scale = alone ? vec2(minimum / ALONE) : scale;
+    b.offset = float(POWER) - (alone ? ALONE : minimum / scale.x);
 #endif
 #endif
     return b;
@@ -98,10 +103,10 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
 void load_word(UintIn weight, inout Block b, uint c) {
 #if defined(UNSCALED)
     [[unroll]] for (uint i = 0; i < 4; ++i) {
-        b.q[i] = row_word(weight, b.at + 4 * c + i, b.lane);
+        b.q[i] = row_word(weight, b.at + (4 * c + i) * QUANT_STEP, b.lane);
     }
 #else
-    b.q.x = row_word(weight, b.at + c / WORD_FOURS * STRIP, b.lane);
+    b.q.x = row_word(weight, b.at + c / WORD_FOURS * QUANT_STEP, b.lane);
 #endif
 }
 
@@ -128,7 +133,7 @@ float quant(Block b, uint c, uint i) {
 #endif
 }
 
-// Elements 4c..4c+3.
+// Elements 4c..4c+3, before scaling.
 vec4 quants(Block b, uint c) {
     return vec4(quant(b, c, 0), quant(b, c, 1), quant(b, c, 2), quant(b, c, 3));
 }

@@ -57,7 +57,6 @@ fn answer(runner: &mut Runner) -> Result<(), ExecutorError> {
         }
         runner.wait()?;
     }
-    drafted(runner)?;
     far_behind(runner)?;
     let rows = CHUNK_ROWS.min(runner.context_tokens());
     for count in (1..=SEQUENCES.ilog2()).map(|power| 1 << power) {
@@ -67,15 +66,9 @@ fn answer(runner: &mut Runner) -> Result<(), ExecutorError> {
     Ok(())
 }
 
-/// Verifies a draft: several tokens of a sequence, all of them outputs.
-fn drafted(runner: &mut Runner) -> Result<(), ExecutorError> {
-    let rows = runner.model().sizes.draft_rows().min(runner.context_tokens());
-    chunk(runner, rows, rows)
-}
-
-/// Evaluates a chunk of so many tokens with so many outputs, as where prompts end together.
+/// Evaluates a chunk of so many tokens with so many outputs, as where prompts end together or a draft is verified.
 fn chunk(runner: &mut Runner, rows: u32, outputs: u32) -> Result<(), ExecutorError> {
-    if rows == 0 || outputs > rows.min(runner.model().sizes.sampled_rows()) {
+    if outputs > rows.min(runner.model().sizes.sampled_rows()) {
         return Ok(());
     }
     runner.begin(0, &[], &[], &SamplingParameters::default(), 1);

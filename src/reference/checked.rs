@@ -19,11 +19,10 @@ pub fn kinds(plan: &Plan) -> impl Iterator<Item = Kind> {
     plan.dispatches().flat_map(kinds_of)
 }
 
-/// One, or of a dispatch with stages one for each: stages are no specialization to the driver, but what they ask of the kernel is.
+/// One for each of its stages, or for itself: stages are no specialization to the driver, but what they ask of the kernel is.
 fn kinds_of(dispatch: &Dispatch) -> impl Iterator<Item = Kind> {
-    let kind = |of: &[u32]| (dispatch.kernel.name, [dispatch.specialization.as_slice(), of].concat());
-    let stages: Vec<_> = dispatch.stages.iter().map(|stage| kind(&stage.specialization)).collect();
-    if stages.is_empty() { vec![kind(&[])].into_iter() } else { stages.into_iter() }
+    let own = &dispatch.specialization;
+    dispatch.parts().iter().map(|part| (dispatch.kernel.name, [own.as_slice(), &part.specialization].concat()))
 }
 
 /// How what a kernel writes is compared.
