@@ -293,9 +293,6 @@ fn bench_reports_each_test() {
         assert_eq!((&test["type_k"], &test["type_v"]), (&"q8_0".into(), &"q8_0".into()));
         assert!(test["avg_ts"].as_f64().is_some_and(|rate| rate > 0.1), "{test}");
     }
-    // On a CPU driver a layer's products are one dispatch.
-    let chain = "| output, gate up, down, qkv | mat_mul_chain_q8_0";
-    let product = if printed.contains("llvmpipe") { chain } else { "| gate up | mat_mul_q8_0" };
     let mut table = hesper(&arguments);
     table.arg("md");
     assert_holds(&succeed(table), &["t/s |", " pp8 |", " tg4 @ d3 |", " ± "]);
