@@ -20,13 +20,7 @@ use hesper::plan::{Executor, Region};
 #[test]
 fn a_chain_gives_the_bits_of_its_products() {
     let Some(mut gpu) = device::gpu() else { return };
-    // Whatever else this machine does may be in the way of it.
-    for _ in 0..10 {
-        gpu.look_side_by_side().expect("a small kernel runs");
-        if gpu.info().side_by_side > 0 {
-            break;
-        }
-    }
+    gpu.look_side_by_side().expect("a small kernel runs");
     let (lanes, side_by_side) = (gpu.info().subgroup_size, gpu.info().side_by_side);
     if !matches!(lanes, 8 | 16) {
         println!("nothing to compare: no weights are woven for subgroups of {lanes} lanes");
