@@ -27,6 +27,7 @@ layout(push_constant, scalar) uniform Push {
 };
 
 #include "lib/mat_mul.glsl"
+#include "lib/mat_mul_blocks.glsl"
 
 void main() {
 #if defined(WOVEN)

@@ -123,10 +123,10 @@ fn short_sequences_are_not_split() {
     assert_eq!(splits(513, [0, 511, 512, 543]), [1, 1, 3, 3]);
 }
 
-/// On a CPU driver a layer of decoding is attention and one dispatch behind it: where workgroups may wait for each other, and where
-/// products are as small as these.
+/// On a CPU driver a layer of decoding is attention and one dispatch behind it where products are as small as these; where
+/// workgroups may wait for each other all layers are one dispatch, with the head.
 #[test]
-fn products_of_a_layer_make_one_chain() {
+fn layers_are_chains() {
     for shape in families() {
         let gguf = parse(&Synthetic::new(shape, Formats::All(BlockFormat::Q8_0)));
         let mut model = model(&gguf, true, 64);
@@ -137,19 +137,21 @@ fn products_of_a_layer_make_one_chain() {
         let [apart, alone, chained] = [0, 1, 2].map(&mut lower);
         let layers = model.weights.layers.len();
         let count = |plan: &Plan, family: &str| plan.dispatches().filter(|d| d.kernel.family == family).count();
-        // The first query, key and value stand alone; the head goes with the last layer if that is done by many.
-        for (plan, products) in [(&alone, 2), (&chained, 1)] {
-            assert_eq!((count(plan, "mat_mul"), count(plan, "mat_mul_chain")), (products, layers), "{plan}");
+        let counts = |plan| ["mat_mul", "attend", "chain"].map(|family| count(plan, family));
+        // The first query, key and value, and the head, stand alone.
+        assert_eq!(counts(&alone), [2, layers, layers], "{alone}");
+        assert_eq!(counts(&chained), [0, 0, 1], "{chained}");
+        for plan in [&alone, &chained] {
             assert_chains(plan, &apart);
         }
     }
 }
 
-/// The products of `apart`, in the same order, and memory of their own for all stages.
+/// The parts of `apart`, in the same order, and memory of their own for all stages.
 fn assert_chains(chained: &Plan, apart: &Plan) {
     let parts = |plan: &Plan| plan.dispatches().flat_map(Dispatch::parts).map(|part| part.label.clone()).collect();
     let [parts, expected]: [Vec<String>; 2] = [parts(chained), parts(apart)];
-    assert_eq!(parts, expected, "the same products in the same order");
+    assert_eq!(parts, expected, "the same parts in the same order");
     assert_eq!(chained.traffic_bytes(), apart.traffic_bytes());
     let records =
         |plan: &Plan| plan.dispatches().filter(|d| !d.stages.is_empty()).flat_map(|d| d.operands.clone()).collect();

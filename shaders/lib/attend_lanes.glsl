@@ -82,11 +82,11 @@ shared vec4 query[QUERIES * HEAD_DIM / 4]; // scaled
 // k and v of the rows' own positions, as in the cache. They pass through memory as halves, or their scales do: compilers
 // may drop a rounding whose result stays in registers.
 #if defined(KV_Q8_0)
-shared uvec2 own_quants[2 * ROWS * UNITS]; // k of each row, then v
-shared float16_t own_scales[2 * ROWS * GROUPS];
+shared uvec2 own_quants[2 * RUN_ROWS * UNITS]; // k of each row, then v
+shared float16_t own_scales[2 * RUN_ROWS * GROUPS];
 #else
-shared float16_t own_key[ROWS * HEAD_DIM];
-shared float16_t own_value[ROWS * HEAD_DIM];
+shared float16_t own_key[RUN_ROWS * HEAD_DIM];
+shared float16_t own_value[RUN_ROWS * HEAD_DIM];
 #endif
 shared float weight[2 * QUERIES * CHUNK]; // scores, then exponentials, of two chunks by turns
 shared float highest[QUERIES * LANES];    // of each subgroup
@@ -133,7 +133,7 @@ void rotate_into_shared() {
         const uint q_first = first + head_of(h) * HEAD_DIM;
         const float inverse = QK_NORM ? head_inverse_rms(x, q_first / 4, eps) : 1.0;
         for (uint pair = lane; pair < PAIRS; pair += LANES) {
-            const vec2 turned = rotated_pair(FloatIn(x), q_first, q_gain, inverse, rope, position[0], pair) * scale;
+            const vec2 turned = rotated_pair(FloatIn(x), q_first, q_gain, inverse, rope, position[0], pair) * score_scale;
             const uvec2 dims = pair_dims(pair);
             query[(h * HEAD_DIM + dims.x) / 4][dims.x % 4] = turned.x;
             query[(h * HEAD_DIM + dims.y) / 4][dims.y % 4] = turned.y;
@@ -214,7 +214,7 @@ void load_into_shared(uint r) {
     for (uint h = 0; h < PART; h++) {
         const uint first = (row_of(r) * x_stride + head_of(h) * HEAD_DIM) / 4;
         for (uint i = lane; i < HEAD_DIM / 4; i += LANES) {
-            query[(r * PART + h) * (HEAD_DIM / 4) + i] = x.v[first + i] * scale;
+            query[(r * PART + h) * (HEAD_DIM / 4) + i] = x.v[first + i] * score_scale;
         }
     }
     const uint block = block_of(position[r]);
@@ -225,10 +225,10 @@ void load_into_shared(uint r) {
         const Unit value = load_value(value_at, unit);
 #if defined(KV_Q8_0)
         own_quants[r * UNITS + unit] = key.quants;
-        own_quants[(ROWS + r) * UNITS + unit] = value.quants;
+        own_quants[(RUN_ROWS + r) * UNITS + unit] = value.quants;
         if (unit % 4 == 0) {
             own_scales[r * GROUPS + unit / 4] = float16_t(key.scale);
-            own_scales[(ROWS + r) * GROUPS + unit / 4] = float16_t(value.scale);
+            own_scales[(RUN_ROWS + r) * GROUPS + unit / 4] = float16_t(value.scale);
         }
 #else
         [[unroll]] for (uint i = 0; i < 4; i++) {
@@ -260,7 +260,7 @@ float own_score(uint r, uint h) {
 
 vec4 own_value4(uint first) {
 #if defined(KV_Q8_0)
-    return own4(ROWS * HEAD_DIM + first);
+    return own4(RUN_ROWS * HEAD_DIM + first);
 #else
     return vec4(own_value[first], own_value[first + 1], own_value[first + 2], own_value[first + 3]);
 #endif
@@ -272,7 +272,7 @@ void start_sums(uint first) {
     token_lane = TOKEN_LANES == 1 ? 0 : lane / UNITS;
     first_unit = TOKEN_LANES == 1 ? lane : lane % UNITS;
     const float own = first == 0 && token_lane == 0 ? 1.0 : 0.0;
-    [[unroll]] for (uint r = 0; r < ROWS; r++) {
+    [[unroll]] for (uint r = 0; r < RUN_ROWS; r++) {
         [[unroll]] for (uint h = 0; h < PART; h++) {
             const uint q = r * PART + h;
             top[q] = LOWEST;
@@ -405,7 +405,7 @@ void attend_run() {
         quantize_own();
 #endif
     } else {
-        for (uint r = 0; r < ROWS; r++) {
+        for (uint r = 0; r < RUN_ROWS; r++) {
             load_into_shared(r);
         }
     }
@@ -414,7 +414,7 @@ void attend_run() {
         store_own();
     }
     uint end = 0;
-    [[unroll]] for (uint r = 0; r < ROWS; r++) {
+    [[unroll]] for (uint r = 0; r < RUN_ROWS; r++) {
         end = max(end, position[r]);
     }
 #if defined(SPLIT)

@@ -52,10 +52,10 @@ void store_share() {
         gather(q);
         const uint first = row_of(0) * y_stride / 4 + (gl_WorkGroupID.z * HEADS + head_of(q)) * SHARE;
         for (uint i = lane; i < HEAD_DIM / 4 && wanted(q); i += LANES) {
-            y.v[first + 1 + i] = gathered_sums(q, i);
+            attended.v[first + 1 + i] = gathered_sums(q, i);
         }
         if (lane == 0 && wanted(q)) {
-            y.v[first] = vec4(top[q], gathered_total(q), 0.0, 0.0);
+            attended.v[first] = vec4(top[q], gathered_total(q), 0.0, 0.0);
         }
     }
 }
@@ -86,7 +86,7 @@ void fold_split(uint first) {
 void store_whole() {
     [[unroll]] for (uint q = 0; q < QUERIES; q++) {
         for (uint i = lane; i < HEAD_DIM / 4 && wanted(q); i += LANES) {
-            y.v[y_first(q) + i] = whole[q * (HEAD_DIM / 4) + i] / whole_total[q];
+            attended.v[y_first(q) + i] = whole[q * (HEAD_DIM / 4) + i] / whole_total[q];
         }
     }
 }

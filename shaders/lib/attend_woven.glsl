@@ -37,7 +37,7 @@ Vec4Out query_memory;
 uint query_first[QUERIES]; // in vec4
 float top[QUERIES];        // highest score so far, equal in all lanes
 float total[QUERIES];      // Σ 2^(score - top) of the lane's own tokens
-float sum[QUERIES * SWEEPS * VALUE_DIMS]; // Σ 2^(score - top) × v
+float value_sum[QUERIES * SWEEPS * VALUE_DIMS]; // Σ 2^(score - top) × v
 
 // Which lane this is; before any loop as well.
 bool is_lane[16];
@@ -49,9 +49,10 @@ uint own_lane() {
     return gl_SubgroupInvocationID;
 }
 
+// Such a driver's lanes are those of one vector, and go on together: memory has to be in order. At a barrier lavapipe would
+// suspend the workgroup, and keep in memory whatever is needed behind it, the numbers of the lanes among it.
 void meet() {
     subgroupMemoryBarrier();
-    subgroupBarrier();
 }
 
 #define MEET meet()
@@ -199,14 +200,14 @@ float highest(float own) {
 void weigh_tile(uint start, inout float score[QUERIES]) {
     [[unroll]] for (uint q = 0; q < QUERIES; q++) {
         const bool seen = start + lane <= position[q / PART];
-        precise const float scaled = score[q] * (scale * LOG2_E);
+        precise const float scaled = score[q] * (score_scale * LOG2_E);
         const float before = top[q];
         top[q] = max(before, highest(seen ? scaled : before));
         score[q] = seen ? exp2(scaled - top[q]) : 0.0;
         const float shrink = before < top[q] ? exp2(before - top[q]) : 1.0;
         total[q] = fma(total[q], shrink, score[q]);
         [[unroll]] for (uint i = 0; i < SWEEPS * VALUE_DIMS; i++) {
-            sum[q * SWEEPS * VALUE_DIMS + i] *= shrink;
+            value_sum[q * SWEEPS * VALUE_DIMS + i] *= shrink;
         }
     }
 }
@@ -229,7 +230,7 @@ void add_values(uint block, uint start, uint last, float weight[QUERIES]) {
                     const float p = subgroupBroadcast(weight[q], i) * scale;
                     [[unroll]] for (uint d = 0; d < VALUE_DIMS; d++) {
                         const uint of = (q * SWEEPS + s) * VALUE_DIMS + d;
-                        sum[of] = fma(p, value[d], sum[of]);
+                        value_sum[of] = fma(p, value[d], value_sum[of]);
                     }
                 }
             }
@@ -249,7 +250,7 @@ void store_sums() {
             if (wanted(q) && element < VALUES) {
                 [[unroll]] for (uint d = 0; d < VALUE_DIMS; d++) {
                     const uint dim = element * VALUE_DIMS + d;
-                    FloatOut(y).v[4 * y_first(q) + dim] = sum[(q * SWEEPS + s) * VALUE_DIMS + d] * inverse;
+                    FloatOut(attended).v[4 * y_first(q) + dim] = value_sum[(q * SWEEPS + s) * VALUE_DIMS + d] * inverse;
                 }
             }
         }
@@ -265,11 +266,11 @@ void rotate_and_store() {
         for (uint pair = lane; pair < PAIRS; pair += LANES) {
             const vec2 turned = rotated_pair(FloatIn(x), q_first, q_gain, inverse, rope, position[0], pair);
             const uvec2 dims = pair_dims(pair);
-            FloatOut(y).v[4 * y_first(h) + dims.x] = turned.x;
-            FloatOut(y).v[4 * y_first(h) + dims.y] = turned.y;
+            FloatOut(attended).v[4 * y_first(h) + dims.x] = turned.x;
+            FloatOut(attended).v[4 * y_first(h) + dims.y] = turned.y;
         }
     }
-    const Row row = rows.v[first_row];
+    const Row row = step_rows.v[first_row];
     const uint k_first = first + (HEADS + kv_head) * HEAD_DIM;
     store_key_and_value(x, k_first, row, block_of(position[0]), kv_head, lane, LANES);
     meet();
@@ -279,7 +280,7 @@ void attend_run() {
     key_memory = keys;
     value_memory = values;
     if (FUSED) {
-        query_memory = y;
+        query_memory = attended;
     } else {
         query_memory = Vec4Out(x);
     }
@@ -287,7 +288,7 @@ void attend_run() {
         rotate_and_store();
     }
     uint last = 0;
-    [[unroll]] for (uint r = 0; r < ROWS; r++) {
+    [[unroll]] for (uint r = 0; r < RUN_ROWS; r++) {
         last = max(last, position[r]);
     }
     [[unroll]] for (uint q = 0; q < QUERIES; q++) {
@@ -295,7 +296,7 @@ void attend_run() {
         top[q] = -3.0e38;
         total[q] = 0.0;
         [[unroll]] for (uint i = 0; i < SWEEPS * VALUE_DIMS; i++) {
-            sum[q * SWEEPS * VALUE_DIMS + i] = 0.0;
+            value_sum[q * SWEEPS * VALUE_DIMS + i] = 0.0;
         }
     }
     uint start = 0;

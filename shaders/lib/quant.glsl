@@ -68,6 +68,8 @@
 #define MINIMUM_APART
 #endif
 
+#if !defined(QUANT_ONCE)
+#define QUANT_ONCE
 // Rows of a tile: 32, or with WOVEN as many as a subgroup has lanes.
 layout(constant_id = 7) const uint TILE_ROWS = 32;
 const uint BLOCK_COLS = 32;
@@ -79,18 +81,19 @@ struct Planes {
     uint supers;
 };
 
+// Of one block: the scales of its two halves of 16 columns, and what is added to every scaled element.
+struct Scales {
+    vec2 scale;
+    float minimum;
+};
+#endif
+
 // Elements of a row that share one scale are `GROUP_FOURS` vectors of four.
 #if defined(SCALE_PAIR)
 const uint GROUP_FOURS = 4;
 #else
 const uint GROUP_FOURS = 8;
 #endif
-
-// Of one block: the scales of its two halves of 16 columns, and what is added to every scaled element.
-struct Scales {
-    vec2 scale;
-    float minimum;
-};
 
 // From the block's own word or half word and its super-block's.
 Scales scales_of(uint word, uint super_word) {

@@ -4,12 +4,16 @@
 //
 // A row of qkv: [heads][head_dim] of q, then [kv_heads][head_dim] of k, then as many of v.
 
-layout(constant_id = 1) const uint HEAD_DIM = 128; // a multiple of 8
-layout(constant_id = 2) const uint HEADS = 16;
-layout(constant_id = 3) const uint KV_HEADS = 8;
-layout(constant_id = 4) const uint ROTARY = 128;     // dimensions that rotate, even; those behind pass
-layout(constant_id = 5) const bool NEOX = true;      // pairs are (i, i + ROTARY/2), else (2i, 2i + 1)
-layout(constant_id = 6) const bool QK_NORM = true;   // q and k are normalized per head before they rotate
+// The specialization constants' numbers, where they are not these.
+#if !defined(ATTENTION_ID)
+#define ATTENTION_ID(number) number
+#endif
+layout(constant_id = ATTENTION_ID(1)) const uint HEAD_DIM = 128; // a multiple of 8
+layout(constant_id = ATTENTION_ID(2)) const uint HEADS = 16;
+layout(constant_id = ATTENTION_ID(3)) const uint KV_HEADS = 8;
+layout(constant_id = ATTENTION_ID(4)) const uint ROTARY = 128;     // dimensions that rotate, even; those behind pass
+layout(constant_id = ATTENTION_ID(5)) const bool NEOX = true;      // pairs are (i, i + ROTARY/2), else (2i, 2i + 1)
+layout(constant_id = ATTENTION_ID(6)) const bool QK_NORM = true;   // q and k are normalized per head before they rotate
 
 const uint PAIRS = HEAD_DIM / 2;
 

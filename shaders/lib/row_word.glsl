@@ -12,6 +12,15 @@
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer EightsIn { RowWord v[][8]; };
 layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer SixteensIn { RowWord v[][16]; };
 
+// The lane's of the first TILE_ROWS.
+uint own_word(RowWord words[16], uint lane) {
+    RowWord own = words[0];
+    [[unroll]] for (uint i = 1; i < TILE_ROWS; ++i) {
+        own = mix(own, words[i], lane == i);
+    }
+    return uint(own);
+}
+
 // The lane's of the TILE_ROWS words from TILE_ROWS × `at` on.
 uint row_word(UintIn memory, uint at, uint lane) {
     RowWord words[16];
@@ -22,9 +31,5 @@ uint row_word(UintIn memory, uint at, uint lane) {
             words[i] = SixteensIn(memory).v[at][i];
         }
     }
-    RowWord own = words[0];
-    [[unroll]] for (uint i = 1; i < TILE_ROWS; ++i) {
-        own = mix(own, words[i], lane == i);
-    }
-    return uint(own);
+    return own_word(words, lane);
 }

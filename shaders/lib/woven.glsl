@@ -7,21 +7,36 @@
 //   scales  [strip][block][tile][row] uint                a pair of halves for each block, or
 //           [strip][block / 2][tile][row] uint            16 bits for each of two blocks, the even one low
 //   supers  [strip][block / 8][tile][row] uint
+#if !defined(WOVEN_ONCE)
+#define WOVEN_ONCE
 const uint STRIP = 32 / TILE_ROWS;
-// Vectors of four elements that share a word.
-const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
 
 #include "row_word.glsl"
 
-// Where word `w` of the low bits of the block at `at` stands, counted in vectors of rows; of formats of 16 bits, element `w`.
-// In the order in which they are read, but that whole floats come from two streams at once: faster, by measurement.
+// A word with what stood at bit `from` at bit `to`.
+uint shifted(uint word, uint from, uint to) {
+    return from < to ? word << (to - from) : word >> (from - to);
+}
+#endif
+
+// Vectors of four elements that share a word.
+const uint WORD_FOURS = QUANT_WORDS < 8 ? 2 : 1;
+
 #if defined(UNSCALED)
-const uint QUANT_STEP = 1;
+// A block of whole floats, which come from the streams of two tiles at once: faster, by measurement. As nested arrays, so that
+// its loads differ by constants, which are a third of the instructions otherwise; integers gain nothing from it.
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer FloatsBy8In { RowWord v[][BLOCK_COLS][8]; };
+layout(buffer_reference, scalar, buffer_reference_align = 16) readonly buffer FloatsBy16In { RowWord v[][BLOCK_COLS][16]; };
+
+// Where element `w` of the block at `at` stands, counted in vectors of rows.
 uint quant_at(uint at, uint w) {
-    return at * BLOCK_COLS + w * QUANT_STEP;
+    return at * BLOCK_COLS + w;
 }
 #else
+// Words of a block's low bits follow in the order in which they are read.
 const uint QUANT_STEP = STRIP;
+
+// Where word `w` of the block at `at` stands, counted in vectors of rows.
 uint quant_at(uint at, uint w) {
     return at / STRIP * QUANT_WORDS * STRIP + at % STRIP + w * QUANT_STEP;
 }
@@ -38,16 +53,11 @@ const uint MANTISSA = (150 - PLACE) << 23; // the bits of POWER
 // Where there is no scale the minimum stands alone: as a multiple of one so small that no integer changes it.
 const float ALONE = 1073741824.0;
 #endif
-
-// A word with what stood at bit `from` at bit `to`.
-uint shifted(uint word, uint from, uint to) {
-    return from < to ? word << (to - from) : word >> (from - to);
-}
 #endif
 
 // 32 elements of one row: where they are, and the words of those that are needed next.
 struct Block {
-    uint at;
+    uint at; // of whole floats, counted in blocks; otherwise its first word, in vectors of rows
     uint lane;
     uvec4 q;
 #if HIGH_BITS > 0
@@ -67,7 +77,11 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
     Block b;
     const uint strip = tile / STRIP;
     const uint at = (strip * blocks + block) * STRIP + tile % STRIP;
+#if defined(UNSCALED)
+    b.at = at;
+#else
     b.at = quant_at(at, 0);
+#endif
     b.lane = lane;
 #if HIGH_BITS > 0
     [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
@@ -99,11 +113,26 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
     return b;
 }
 
+#if defined(UNSCALED)
+// The lane's element `k` of a block.
+uint row_element(UintIn weight, Block b, uint k) {
+    RowWord elements[16];
+    [[unroll]] for (uint i = 0; i < TILE_ROWS; ++i) {
+        if (TILE_ROWS == 8) {
+            elements[i] = FloatsBy8In(weight).v[b.at][k][i];
+        } else {
+            elements[i] = FloatsBy16In(weight).v[b.at][k][i];
+        }
+    }
+    return own_word(elements, b.lane);
+}
+#endif
+
 // Loads the words of elements 4c…, of which there are WORD_FOURS fours.
 void load_word(UintIn weight, inout Block b, uint c) {
 #if defined(UNSCALED)
     [[unroll]] for (uint i = 0; i < 4; ++i) {
-        b.q[i] = row_word(weight, b.at + (4 * c + i) * QUANT_STEP, b.lane);
+        b.q[i] = row_element(weight, b, 4 * c + i);
     }
 #else
     b.q.x = row_word(weight, b.at + c / WORD_FOURS * QUANT_STEP, b.lane);

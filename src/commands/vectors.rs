@@ -28,14 +28,7 @@ pub fn widen(flags: &DeviceFlags) {
 }
 
 fn gains(device: &DeviceInfo) -> bool {
-    device.driver == "llvmpipe"
-        && device.subgroup_size == LANES_DEFAULT
-        && mesa_major(&device.driver_info) >= Some(MESA_MIN)
-}
-
-/// Of `Mesa 26.2.6-1 (LLVM 22.1.8)`: 26.
-fn mesa_major(driver_info: &str) -> Option<u32> {
-    driver_info.strip_prefix("Mesa ")?.split('.').next()?.parse().ok()
+    device.driver == "llvmpipe" && device.subgroup_size == LANES_DEFAULT && device.mesa_major() >= Some(MESA_MIN)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -67,16 +60,3 @@ fn start_again() {
 
 #[cfg(not(unix))]
 fn start_again() {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mesas_version_is_read() {
-        assert_eq!(mesa_major("Mesa 26.2.6-1 (LLVM 22.1.8)"), Some(26));
-        assert_eq!(mesa_major("Mesa 25.0.7-2~bpo12+1 (LLVM 15.0.6)"), Some(25));
-        assert_eq!(mesa_major("MoltenVK 1.3"), None);
-        assert_eq!(mesa_major(""), None);
-    }
-}

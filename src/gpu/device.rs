@@ -99,6 +99,11 @@ impl DeviceInfo {
         DeviceLabel { name: self.name.clone(), driver: self.driver_text(), software: self.software }
     }
 
+    /// The first number of Mesa's version, if that is the driver.
+    pub fn mesa_major(&self) -> Option<u32> {
+        mesa_major(&self.driver_info)
+    }
+
     /// As `venus, Mesa 25.3.6`.
     pub fn driver_text(&self) -> String {
         match (self.driver.as_str(), self.driver_info.as_str()) {
@@ -152,6 +157,11 @@ impl Vulkan {
     pub(super) fn physical(&self, index: usize) -> &Arc<PhysicalDevice> {
         &self.physical[index]
     }
+}
+
+/// Of `Mesa 26.2.6-1 (LLVM 22.1.8)`: 26.
+fn mesa_major(driver_info: &str) -> Option<u32> {
+    driver_info.strip_prefix("Mesa ")?.split('.').next()?.parse().ok()
 }
 
 fn describe(index: usize, device: &PhysicalDevice) -> DeviceInfo {
@@ -256,6 +266,14 @@ pub fn table(devices: &[DeviceInfo]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mesas_version_is_read() {
+        assert_eq!(mesa_major("Mesa 26.2.6-1 (LLVM 22.1.8)"), Some(26));
+        assert_eq!(mesa_major("Mesa 25.0.7-2~bpo12+1 (LLVM 15.0.6)"), Some(25));
+        assert_eq!(mesa_major("MoltenVK 1.3"), None);
+        assert_eq!(mesa_major(""), None);
+    }
 
     #[test]
     fn software_is_seen_by_type_and_by_name() {

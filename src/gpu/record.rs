@@ -2,7 +2,8 @@
 //! with its addresses.
 
 use super::device::PUSH_BYTES;
-use crate::plan::{Command, Dispatch, ExecutorError, Plan, Region, Tensor, stage_bytes};
+use crate::kernels::chains::stage_kind;
+use crate::plan::{Command, Dispatch, ExecutorError, Plan, Region, STAGE_BYTES, Tensor};
 use ash::vk;
 
 /// Every operand starts at a multiple of this many bytes: the widest load that kernels make.
@@ -36,9 +37,13 @@ fn check_dispatch(
     place: &impl Fn(Region) -> Option<Place>,
 ) -> Result<(), String> {
     let kernel = dispatch.kernel;
-    let records: u64 = dispatch.stages.iter().map(|stage| stage_bytes(stage.kernel)).sum();
+    let records = dispatch.stages.len() as u64 * STAGE_BYTES;
     if records > dispatch.operands.first().map_or(0, |tensor| tensor.bytes) && !dispatch.stages.is_empty() {
         return Err(format!("{records} bytes of stages do not fit"));
+    }
+    let fits = |stage: &Dispatch| 8 + stage.push.len() + 4 * stage.specialization.len() <= STAGE_BYTES as usize;
+    if let Some(stage) = dispatch.stages.iter().find(|stage| !fits(stage)) {
+        return Err(format!("its stage {} takes more than {STAGE_BYTES} bytes", stage.kernel.name));
     }
     if dispatch.operands.len() != kernel.operands.len() {
         return Err(format!("{} operands instead of {}", dispatch.operands.len(), kernel.operands.len()));
@@ -96,7 +101,8 @@ pub fn stages(plan: &Plan, place: impl Fn(Region) -> Option<Place>) -> Vec<(u64,
         .map(|dispatch| {
             let mut records = Vec::new();
             for stage in &dispatch.stages {
-                let end = records.len() + stage_bytes(stage.kernel) as usize;
+                let end = records.len() + STAGE_BYTES as usize;
+                records.extend([stage_kind(dispatch.kernel, stage.kernel), 0].map(u32::to_le_bytes).as_flattened());
                 records.extend(push_constants(stage, &place));
                 records.extend(stage.specialization.iter().flat_map(|word| word.to_le_bytes()));
                 records.resize(end, 0);

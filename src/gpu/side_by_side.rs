@@ -3,7 +3,7 @@
 
 use super::Gpu;
 use super::cores;
-use crate::kernels::chain::LINE_BYTES;
+use crate::kernels::chains::LINE_BYTES;
 use crate::kernels::{fma, meet};
 use crate::plan::{Command, Executor, ExecutorError, Plan, Region, Tensor};
 
@@ -16,17 +16,23 @@ const BUSY_STEPS: u32 = 4 << 20;
 const TRIES: usize = 20;
 /// And may leave them there for all of those, one time in eight on an idle machine: longer work moves them apart.
 const ATTEMPTS: usize = 8;
+/// The first major version of Mesa that was seen to leave out the branches that no lane takes: those of a chain's other stages
+/// would read from nowhere.
+const MESA_MIN: u32 = 26;
 /// What a meeting may cost at most. Lavapipe's take 0.15 µs, its dispatches 4 to 40 (Mesa 26.2.6, 2 cores, 2026-11-29). Threads
 /// that have to share a core wait for milliseconds.
 const MEETING_US_MAX: f64 = 2.0;
 
 impl Gpu {
     /// Gives the threads of a CPU driver a core each where it can, and finds out whether workgroups, one for each, may wait for
-    /// each other then: how many says [`super::DeviceInfo::side_by_side`]. The device holds no region yet, and holds none after.
+    /// each other then: how many says [`super::DeviceInfo::side_by_side`]. Only lavapipe from Mesa 26 on is tried. The device holds no region yet, and holds none after.
     ///
     /// # Errors
     /// When the device fails.
     pub fn look_side_by_side(&mut self) -> Result<(), ExecutorError> {
+        if self.info.mesa_major() < Some(MESA_MIN) {
+            return Ok(());
+        }
         self.allocate(
             Region::Step,
             u64::from(ROUNDS) * LINE_BYTES + 4 * u64::from(GROUPS_MAX * self.info.subgroup_size.max(1)),

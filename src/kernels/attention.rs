@@ -310,7 +310,7 @@ pub fn attend(
         part: geometry.part,
         chunk: geometry.chunk,
         fused,
-        rows: if fused { 1 } else { geometry.rows },
+        run_rows: if fused { 1 } else { geometry.rows },
     };
     let cache_blocks = shape.blocks_of(operands.keys);
     let args = attend::Args {
@@ -318,17 +318,17 @@ pub fn attend(
         q_gain: operands.q_gain,
         k_gain: operands.k_gain,
         rope: operands.rope,
-        rows: operands.rows,
+        step_rows: operands.rows,
         blocks: operands.blocks,
         keys: operands.keys,
         values: operands.values,
-        y,
+        attended: y,
         x_stride,
         y_stride,
         max_blocks: operands.max_blocks,
         cache_blocks,
         count,
-        scale: 1.0 / (shape.head_dim as f32).sqrt(),
+        score_scale: 1.0 / (shape.head_dim as f32).sqrt(),
         eps: shape.qk_norm_eps.unwrap_or(0.0),
         split_tokens: geometry.split_tokens,
     };
@@ -341,7 +341,7 @@ pub fn attend(
         bytes_a_token: shape.token_bytes(),
         flops_a_pair: 4 * u64::from(shape.q_cols()),
     };
-    let groups = [count.div_ceil(spec.rows), shape.kv_heads * parts, 1];
+    let groups = [count.div_ceil(spec.run_rows), shape.kv_heads * parts, 1];
     Dispatch { work, ..attend::dispatch(geometry.cache(shape).kernels().attend, spec, args, groups) }
 }
 

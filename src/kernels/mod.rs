@@ -3,7 +3,7 @@
 
 pub mod attention;
 mod cache;
-pub mod chain;
+pub mod chains;
 pub mod layout;
 pub mod matrix;
 pub mod policy;

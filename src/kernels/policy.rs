@@ -19,7 +19,7 @@ pub struct Policy {
     pub software: bool,
     /// Lanes of a subgroup.
     pub subgroup_size: u32,
-    /// How many workgroups of a subgroup do products one behind another in one dispatch ([`super::chain`]): 1 waits for nobody,
+    /// How many workgroups of a subgroup do products one behind another in one dispatch ([`super::chains`]): 1 waits for nobody,
     /// and suits small products ([`Policy::for_products`]); more must run side by side and may wait for each other at little cost; 0: products have dispatches of their own.
     pub side_by_side: u32,
     /// What was measured, which goes before the tables here.

@@ -10,7 +10,7 @@ use crate::kernels::layout::Matrix;
 use crate::kernels::matrix::{self, Ahead, Epilogue, MatMul, Norm};
 use crate::kernels::policy::Policy;
 use crate::kernels::sampling::{Advanced, Begin, Sample, finish};
-use crate::kernels::{Row, chain, norm};
+use crate::kernels::{Row, chains, norm};
 use crate::plan::{Builder, Plan, Tensor};
 use std::fmt;
 
@@ -164,7 +164,7 @@ impl Lowering<'_> {
 
     /// Makes chains of the products so far.
     fn chain(&mut self) {
-        self.builder.replace(|dispatches| chain::chained(dispatches, &self.model.policy));
+        self.builder.replace(|dispatches| chains::chained(dispatches, &self.model.policy));
     }
 
     /// Takes the step: its rows, and which of them are outputs.

@@ -5,7 +5,7 @@ use super::{Dispatch, Region, Tensor};
 /// Alignment of every tensor in the arena: enough for any load and for a cache line of every GPU we know of.
 const ALIGN_BYTES: u64 = 256;
 
-/// First and last dispatch that use a virtual tensor.
+/// First and last dispatch, or stage of one, that use a virtual tensor.
 #[derive(Clone, Copy)]
 struct Lifetime {
     first: usize,
@@ -63,8 +63,8 @@ pub fn assign_stages(dispatches: &mut [Dispatch]) {
 
 fn lifetimes(dispatches: &[Dispatch], virtuals: usize) -> Vec<Option<Lifetime>> {
     let mut lifetimes: Vec<Option<Lifetime>> = vec![None; virtuals];
-    for (index, dispatch) in dispatches.iter().enumerate() {
-        for (tensor, _) in dispatch.accesses() {
+    for (index, part) in dispatches.iter().flat_map(Dispatch::parts).enumerate() {
+        for tensor in &part.operands {
             if let Region::Virtual(id) = tensor.region {
                 let lifetime = lifetimes[id as usize].get_or_insert(Lifetime { first: index, last: index });
                 lifetime.last = index;

@@ -139,6 +139,19 @@ pub struct Work {
     pub flops_a_pair: u64,
 }
 
+impl std::ops::Add for Work {
+    type Output = Work;
+
+    fn add(self, other: Work) -> Work {
+        Work {
+            bytes: self.bytes + other.bytes,
+            flops: self.flops + other.flops,
+            bytes_a_token: self.bytes_a_token + other.bytes_a_token,
+            flops_a_pair: self.flops_a_pair + other.flops_a_pair,
+        }
+    }
+}
+
 /// One launch of a kernel. Made by the generated `dispatch` functions of [`crate::kernels`] only, so that operands and
 /// constants match the shader.
 #[derive(Clone, Debug)]
@@ -155,15 +168,14 @@ pub struct Dispatch {
     pub groups: [u32; 3],
     pub work: Work,
     /// What a kernel that does several dispatches one behind another does, in order; of all others empty. Such a kernel's own
-    /// operands are in [`Region::Stages`]: the [records](stage_bytes) of its stages, and words that start as zeros.
+    /// operands are in [`Region::Stages`]: the [records](STAGE_BYTES) of its stages, and words that start as zeros.
     pub stages: Vec<Dispatch>,
 }
 
-/// Bytes that a stage of `kernel` takes in [`Region::Stages`]: its push constants, complete with addresses, then its
-/// specialization constants, a word each in the order of their numbers.
-pub fn stage_bytes(kernel: &Kernel) -> u64 {
-    (u64::from(kernel.push_bytes) + 4 * kernel.specialization.len() as u64).next_multiple_of(8)
-}
+/// Bytes that a stage takes in [`Region::Stages`]: two words, the first of which says what it is to the chain's kernel, its push
+/// constants, complete with addresses, and its specialization constants, a word each in the order of their numbers. As many as
+/// the largest takes (`shaders/chain.comp`).
+pub const STAGE_BYTES: u64 = 168;
 
 impl Dispatch {
     /// Its label without the number of its layer: as `qkv`.

@@ -173,11 +173,11 @@ pub(super) fn attend(kernel: &Kernel, args: &attend::Resolved, memory: &mut Memo
     let (y_stride, split_tokens) = (args.y_stride as usize, args.split_tokens as usize);
     let leaves_shares = CacheLayout::leaves_shares(kernel);
     for index in 0..args.count as usize {
-        let row = memory.view::<Row>(&args.rows)[index];
+        let row = memory.view::<Row>(&args.step_rows)[index];
         let (y_cols, position) = (heads.heads * dim, row.position as usize);
         if row.live == 0 {
             if !leaves_shares {
-                memory.view_mut::<f32>(&args.y)[index * y_stride..][..y_cols].fill(0.0);
+                memory.view_mut::<f32>(&args.attended)[index * y_stride..][..y_cols].fill(0.0);
             }
             continue;
         }
@@ -196,16 +196,16 @@ pub(super) fn attend(kernel: &Kernel, args: &attend::Resolved, memory: &mut Memo
             let tokens: Vec<_> = (0..=position).map(load).collect();
             let (before, own) = tokens.split_at(position);
             for head in kv_head * group..(kv_head + 1) * group {
-                let y = memory.view_mut::<f32>(&args.y);
+                let y = memory.view_mut::<f32>(&args.attended);
                 if !leaves_shares {
-                    let out = Share::new(&q[head], tokens.iter(), f64::from(args.scale)).attention();
+                    let out = Share::new(&q[head], tokens.iter(), f64::from(args.score_scale)).attention();
                     y[index * y_stride + head * dim..][..dim].copy_from_slice(&out);
                     continue;
                 }
                 for split in 0..splits(position, split_tokens) {
                     let own = if split == 0 { own } else { &[] };
                     let some = before.iter().skip(split * split_tokens).take(split_tokens).chain(own);
-                    let words = Share::new(&q[head], some, f64::from(args.scale)).words();
+                    let words = Share::new(&q[head], some, f64::from(args.score_scale)).words();
                     let at = index * y_stride + (split * heads.heads + head) * words.len();
                     y[at..at + words.len()].copy_from_slice(&words);
                 }

@@ -43,7 +43,7 @@ enum Element {
 
 /// Shader, or the one variant of it that is meant, and operand, for everything that kernels write.
 const WRITTEN: &[(&str, &str, Element)] = &[
-    ("attend", "y", Element::Float),
+    ("attend", "attended", Element::Float),
     ("attend", "keys", Element::Half),
     ("attend", "values", Element::Half),
     ("attend_q8_0", "keys", Element::Quantized { head_dim: 0 }),
@@ -53,6 +53,7 @@ const WRITTEN: &[(&str, &str, Element)] = &[
     ("begin", "clock", Element::Word),
     ("begin", "rows", Element::Word),
     ("begin", "outputs", Element::Word),
+    ("chain", "arrived", Element::Private),
     ("copy", "y", Element::Word),
     ("embed", "y", Element::Float),
     ("embed", "normed", Element::Float),
@@ -62,7 +63,6 @@ const WRITTEN: &[(&str, &str, Element)] = &[
     ("mat_mul", "y", Element::Float),
     ("mat_mul", "normed", Element::Float),
     ("mat_mul", "squares", Element::Float),
-    ("mat_mul_chain", "arrived", Element::Private),
     ("meet", "arrived", Element::Word),
     ("meet", "y", Element::Word),
     ("merge", "y", Element::Float),

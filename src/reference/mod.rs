@@ -29,6 +29,11 @@ pub fn twin(family: &str) -> Option<Twin> {
 const TWINS: &[(&str, Twin)] = &[
     ("attend", |dispatch, memory| attention::attend(dispatch.kernel, &kernels::attend::resolve(dispatch), memory)),
     ("begin", |dispatch, memory| step::begin(&kernels::begin::resolve(dispatch), memory)),
+    ("chain", |dispatch, memory| {
+        for stage in &dispatch.stages {
+            twin(stage.kernel.family).expect("stages have twins as all kernels do")(stage, memory);
+        }
+    }),
     ("copy", |dispatch, memory| {
         let args = kernels::copy::resolve(dispatch);
         let bytes = memory.view::<u8>(&args.x)[..args.units as usize * 16].to_vec();
@@ -38,11 +43,6 @@ const TWINS: &[(&str, Twin)] = &[
     ("finish", |dispatch, memory| step::finish(&kernels::finish::resolve(dispatch), memory)),
     ("fma", |dispatch, memory| roofline::fma(&kernels::fma::resolve(dispatch), memory)),
     ("mat_mul", |dispatch, memory| matrix::mat_mul(dispatch.kernel, &kernels::mat_mul::resolve(dispatch), memory)),
-    ("mat_mul_chain", |dispatch, memory| {
-        for stage in &dispatch.stages {
-            matrix::mat_mul(stage.kernel, &kernels::mat_mul::resolve(stage), memory);
-        }
-    }),
     ("meet", |dispatch, memory| roofline::meet(&kernels::meet::resolve(dispatch), memory)),
     ("merge", |dispatch, memory| attention::merge(&kernels::merge::resolve(dispatch), memory)),
     ("norm", |dispatch, memory| norm::run(&kernels::norm::resolve(dispatch), memory)),

@@ -12,10 +12,14 @@ use hesper::plan::{Executor, ExecutorError, Plan, Prepared, Region, Tensor, Tick
 use hesper::reference::{Checked, Reference, checked};
 use std::collections::BTreeSet;
 
-const POLICIES: [Policy; 3] = [Policy::SOFTWARE, Policy::of(true, 4), Policy::GPU];
+const POLICIES: [Policy; 4] =
+    [Policy::SOFTWARE, Policy { side_by_side: 2, ..Policy::SOFTWARE }, Policy::of(true, 4), Policy::GPU];
 
 /// Larger than a piece in every size that can be cut, and ragged.
 const LARGE: Shape = Shape { layers: 3, width: 800, feed_forward: 1060, vocabulary: 1030, ..TINY };
+
+/// Of whole blocks of the K formats.
+const MEDIUM: Shape = Shape { layers: 2, width: 256, head_dim: 64, rotary: 64, feed_forward: 256, ..TINY };
 
 fn open(model: &Synthetic) -> Gguf {
     Gguf::parse(&model.name, model.gguf()).unwrap_or_else(|error| panic!("{error}"))
@@ -38,8 +42,10 @@ fn every_kernel_that_a_model_uses_is_run() {
     // With parts that are fused and parts that are not, ragged, with biases, without a norm of queries.
     let names = ["qwen3-plain-mixed", "qwen2-ragged-q8_0", "llama-factors-f16"];
     let odd = synthetic::all().into_iter().filter(|model| names.contains(&model.name.as_str()));
-    let models: Vec<_> = odd.chain([large]).collect();
-    assert_eq!(models.len(), names.len() + 1);
+    // With chains of two formats, and attention in them.
+    let medium = Synthetic::new(MEDIUM, Formats::Medium);
+    let models: Vec<_> = odd.chain([large, medium]).collect();
+    assert_eq!(models.len(), names.len() + 2);
     let mut quantized = 0;
     let types = |model: &Synthetic| match model.shape.head_dim.is_multiple_of(KvType::GROUP) {
         true => &[KvType::F16, KvType::Q8_0][..],
@@ -59,7 +65,7 @@ fn every_kernel_that_a_model_uses_is_run() {
             assert!(seen.iter().any(|(kernel, _)| kernel.starts_with("repack")), "weights are loaded too");
         }
     }
-    assert_eq!(quantized, 6, "two of the models suit a quantized cache");
+    assert_eq!(quantized, 12, "three of the models suit a quantized cache");
 }
 
 #[test]

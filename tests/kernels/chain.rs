@@ -1,9 +1,9 @@
-//! Cases of `mat_mul_chain`: what stands behind attention in a layer, whose products each read what the one before has written.
+//! Cases of `chain`: what stands behind attention in a layer, whose products each read what the one before has written.
 
 use crate::harness::{Case, Compare, Random};
 use crate::matrix::repacked;
 use hesper::gguf::blocks::BlockFormat;
-use hesper::kernels::chain::chained;
+use hesper::kernels::chains::chained;
 use hesper::kernels::layout::Matrix;
 use hesper::kernels::matrix::{Ahead, Epilogue, MatMul, Norm};
 use hesper::kernels::policy::Policy;

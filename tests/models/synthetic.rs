@@ -37,6 +37,9 @@ pub enum Formats {
     All(BlockFormat),
     /// What is fused elsewhere has parts of different formats.
     Mixed,
+    /// As llama.cpp's Q4_K_M: Q4_K, and Q6_K for values, for what a feed forward ends with and for the vocabulary.
+    #[allow(dead_code)] // llama.cpp's logits of it are not stored
+    Medium,
 }
 
 /// One layer, as small as the formats allow.
@@ -134,6 +137,7 @@ impl Synthetic {
         let suffix = match formats {
             Formats::All(format) => format.variant(),
             Formats::Mixed => "mixed",
+            Formats::Medium => "medium",
         };
         Synthetic { name: format!("{}-{suffix}", shape.name), shape, formats }
     }
@@ -241,6 +245,10 @@ impl File {
             Formats::Mixed if name.contains("ffn_up") || name.contains("token") => BlockFormat::Q5_0,
             Formats::Mixed if name.contains("attn_output") => BlockFormat::BF16,
             Formats::Mixed => BlockFormat::Q4_K,
+            Formats::Medium if ["attn_v", "ffn_down", "token"].iter().any(|part| name.contains(part)) => {
+                BlockFormat::Q6_K
+            }
+            Formats::Medium => BlockFormat::Q4_K,
         };
         if (cols as usize).is_multiple_of(wanted.block_elements()) { wanted } else { BlockFormat::F16 }
     }
