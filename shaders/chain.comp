@@ -189,7 +189,7 @@ void main() {
         } else {
             pieces = take_product(stage);
         }
-        // Where there are fewer pieces than workgroups some are computed twice, to the same bits.
+        // Where there are fewer pieces of a product than workgroups some are computed twice, to the same bits.
         uint piece = group * pieces / groups;
         const uint end = (group + 1) * pieces / groups;
         do {

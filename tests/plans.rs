@@ -134,14 +134,17 @@ fn layers_are_chains() {
             model.policy.side_by_side = side_by_side;
             model.lower(PlanKey::decode(1))
         };
-        let [apart, alone, chained] = [0, 1, 2].map(&mut lower);
+        let [apart, alone, chained, many] = [0, 1, 2, 64].map(&mut lower);
         let layers = model.weights.layers.len();
         let count = |plan: &Plan, family: &str| plan.dispatches().filter(|d| d.kernel.family == family).count();
         let counts = |plan| ["mat_mul", "attend", "chain"].map(|family| count(plan, family));
         // The first query, key and value, and the head, stand alone.
         assert_eq!(counts(&alone), [2, layers, layers], "{alone}");
-        assert_eq!(counts(&chained), [0, 0, 1], "{chained}");
-        for plan in [&alone, &chained] {
+        // No two workgroups may attend to the same heads.
+        let expected = if shape.kv_heads > 1 { [0, 0, 1] } else { [1, layers, layers] };
+        assert_eq!(counts(&chained), expected, "{chained}");
+        assert_eq!(count(&many, "attend"), layers, "{many}");
+        for plan in [&alone, &chained, &many] {
             assert_chains(plan, &apart);
         }
     }

@@ -1,4 +1,4 @@
-// A product of a repacked matrix with rows of x, tile by tile: what mat_mul does in a workgroup, and mat_mul_chain in many
+// A product of a repacked matrix with rows of x, tile by tile: what mat_mul does in a workgroup, and chain in many
 // turns. What includes this has the members of PRODUCT at hand under their names, and defines, as constants or not,
 //
 //   NORM      0: x as it is. 1: normalize x here. 2: x was multiplied by its gain, `scale` holds the rest. 3: likewise, `scale`

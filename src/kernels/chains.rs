@@ -67,11 +67,12 @@ impl Needs {
                 let product = Some((local_size, rows, tokens, ragged, tile_rows));
                 Needs { impossible: !possible, formats: vec![format], product, attention: None }
             }
-            // One workgroup would attend to all heads alone. Several rows would have a kernel of their own, and LLVM takes
-            // seconds for each.
+            // One workgroup would attend to all heads alone, and no two may attend to the same: what it stores goes where it
+            // finds queries. Several rows would have a kernel of their own, and LLVM takes seconds for each.
             "attend" if groups > 1 && std::ptr::eq(dispatch.kernel, &attend::ATTEND_WOVEN) => {
                 let attend::Resolved { spec, count, .. } = attend::resolve(dispatch);
-                Needs { impossible: !spec.fused || count > 1, attention: Some(spec), ..Needs::default() }
+                let possible = spec.fused && count == 1 && dispatch.groups[1] >= groups;
+                Needs { impossible: !possible, attention: Some(spec), ..Needs::default() }
             }
             _ => none,
         }
@@ -93,10 +94,9 @@ impl Needs {
         })
     }
 
-    /// The kernel that can do it. Until there is a product any may do.
+    /// The kernel that can do it.
     fn kernel(&self) -> Option<&'static Kernel> {
         match *self.formats.as_slice() {
-            [] if self.attention.is_some() => variant(SECOND_FORMAT),
             [format] => variant(format),
             [format, SECOND_FORMAT] | [SECOND_FORMAT, format] => variant(format).filter(|_| mixes(format)),
             _ => None,
