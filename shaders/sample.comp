@@ -36,6 +36,17 @@ layout(local_size_x_id = 0) in;
 layout(constant_id = 1) const uint TILE_ROWS = 1;
 
 #include "lib/prelude.glsl"
+
+// All lanes have come, and see what they have written. Those of one subgroup of a CPU driver are lanes of one vector, and go on together:
+// at a barrier lavapipe would suspend the workgroup, and keep in memory whatever is needed behind it.
+void meet() {
+    if (TILE_ROWS == 1) {
+        barrier();
+    } else {
+        groupMemoryBarrier();
+    }
+}
+
 #include "lib/step.glsl"
 #include "lib/philox.glsl"
 #include "lib/wide.glsl"
@@ -145,7 +156,7 @@ void adjust(uint logits_at, uint scratch_at, uint sequence, Sampling how) {
         }
     }
     memoryBarrierBuffer();
-    barrier();
+    meet();
 }
 
 // This invocation's four logits of the 4 × lanes from the token `first` on, loaded together since one workgroup alone
@@ -190,18 +201,18 @@ float find_greatest(bool adjusted, uint logits_at, uint scratch_at) {
         }
         first += 4 * gl_WorkGroupSize.x;
     } while (first < vocabulary);
-    barrier();
+    meet();
     [[unroll]] for (uint c = 0; c < 4; c++) {
         atomicMax(greatest_key, ordered(greatest[c]));
         atomicMax(column_key[(c * gl_WorkGroupSize.x + lane) % COLUMNS], ordered(greatest[c]));
     }
-    barrier();
+    meet();
     [[unroll]] for (uint c = 0; c < 4; c++) {
         if (greatest_key == ordered(greatest[c])) {
             atomicMin(chosen, token[c]);
         }
     }
-    barrier();
+    meet();
     return unordered(greatest_key);
 }
 
@@ -210,7 +221,7 @@ void find_cut(uint count) {
     if (gl_LocalInvocationID.x == 0) {
         cut_key = 0;
     }
-    barrier();
+    meet();
     for (uint i = gl_LocalInvocationID.x; i < COLUMNS && count > 0 && count <= COLUMNS; i += gl_WorkGroupSize.x) {
         uint reach = 0;
         for (uint other = 0; other < COLUMNS; other++) {
@@ -220,7 +231,7 @@ void find_cut(uint count) {
             atomicMax(cut_key, column_key[i]);
         }
     }
-    barrier();
+    meet();
 }
 
 float temperature_scale(Sampling how) {
@@ -243,7 +254,7 @@ void clear_sums() {
         min_p_high = 0;
     }
     clear_bins(0);
-    barrier();
+    meet();
 }
 
 // The running mass that the token sampled at a position reaches: random, from 1 to `mass`.
@@ -311,7 +322,7 @@ uint list_probabilities(uvec2 all, bool adjusted, uint logits_at, uint scratch_a
     atomicAdd(list_high, mass.y + (old + mass.x < old ? 1 : 0));
     old = atomicAdd(min_p_low, min_p_mass.x);
     atomicAdd(min_p_high, min_p_mass.y + (old + min_p_mass.x < old ? 1 : 0));
-    barrier();
+    meet();
     return held;
 }
 
@@ -355,7 +366,7 @@ void draw(uint scratch_at, uint held, Sampling how, uint position) {
             }
         }
     }
-    barrier();
+    meet();
 }
 
 bool filters(Sampling how) {

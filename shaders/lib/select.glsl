@@ -78,7 +78,7 @@ void find_digit(uint first, uint prefix, Share above, Share target) {
         }
         group_share[group] = sum;
     }
-    barrier();
+    meet();
     if (gl_LocalInvocationID.x == 0) {
         uint group = BINS / GROUP_BINS - 1;
         [[dont_unroll]] for (; group > 0; group--) {
@@ -96,7 +96,7 @@ void find_digit(uint first, uint prefix, Share above, Share target) {
         found_above = above;
         found_equal = bin_share(first + bin);
     }
-    barrier();
+    meet();
 }
 
 // Searches the list, of which this invocation holds `held` entries, by probability. The target is a count (mass 0) or
@@ -108,7 +108,7 @@ void select_probability(UintOut list, uint list_at, uint held, Share target) {
         const uint shift = KEY_BITS - DIGIT_BITS * (level + 1);
         if (level > 0) {
             clear_bins(BINS);
-            barrier();
+            meet();
             for (uint n = 0; n < held; n++) {
                 const float probability =
                     uintBitsToFloat(list.v[list_at + n * gl_WorkGroupSize.x + gl_LocalInvocationID.x]);
@@ -117,7 +117,7 @@ void select_probability(UintOut list, uint list_at, uint held, Share target) {
                     add_to_bin(BINS + ((key >> shift) & (BINS - 1)), uint(probability));
                 }
             }
-            barrier();
+            meet();
         }
         find_digit(level > 0 ? BINS : 0, prefix, above, target);
         prefix = found_key;
@@ -133,7 +133,7 @@ uint select_token(UintOut list, uint list_at, uint tokens_at, uint held, uint ra
     [[dont_unroll]] for (uint level = 0; level < LEVELS; level++) {
         const uint shift = KEY_BITS - DIGIT_BITS * (level + 1);
         clear_bins(BINS);
-        barrier();
+        meet();
         for (uint n = 0; n < held; n++) {
             const uint slot = n * gl_WorkGroupSize.x + gl_LocalInvocationID.x;
             const uint key = GREATEST_KEY - list.v[tokens_at + slot];
@@ -141,7 +141,7 @@ uint select_token(UintOut list, uint list_at, uint tokens_at, uint held, uint ra
                 add_to_bin(BINS + ((key >> shift) & (BINS - 1)), 1);
             }
         }
-        barrier();
+        meet();
         find_digit(BINS, prefix, above, Share(rank, uvec2(0)));
         prefix = found_key;
         above = found_above;

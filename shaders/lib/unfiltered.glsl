@@ -18,13 +18,13 @@ void sum_parts(bool adjusted, uint logits_at, uint scratch_at, float greatest, f
         bin_low[2 * BINS - 1 - p] = mass.x;
         bin_high[2 * BINS - 1 - p] = mass.y;
     }
-    barrier();
+    meet();
 }
 
 // The units of all tokens; leaves those of each residue in the second half of bins, the first residue's in the top one.
 uvec2 sum_residues(bool adjusted, uint logits_at, uint scratch_at, float greatest, float scale) {
     clear_bins(BINS);
-    barrier();
+    meet();
     uvec2 mass[4] = uvec2[](uvec2(0), uvec2(0), uvec2(0), uvec2(0));
     uint first = 0;
     do {
@@ -39,7 +39,7 @@ uvec2 sum_residues(bool adjusted, uint logits_at, uint scratch_at, float greates
         const uint old = atomicAdd(bin_low[bin], mass[c].x);
         atomicAdd(bin_high[bin], mass[c].y + (old + mass[c].x < old ? 1 : 0));
     }
-    barrier();
+    meet();
     uvec2 all = uvec2(0);
     [[dont_unroll]] for (uint residue = 0; residue < RESIDUES; residue++) {
         all = wide_add(all, bin_share(2 * BINS - 1 - residue).mass);
@@ -65,5 +65,5 @@ void draw_unfiltered(uvec2 all, bool adjusted, uint logits_at, uint scratch_at, 
     if (gl_LocalInvocationID.x == 0) {
         chosen = residue + RESIDUES * first;
     }
-    barrier();
+    meet();
 }
