@@ -84,8 +84,8 @@ pub struct DeviceFlags {
     /// beside the compiled kernels; measure does so now, on any device; off takes the tables.
     #[arg(long, env = "HESPER_TUNE", default_value = "auto", value_name = "WHEN", value_enum)]
     pub tune: Tune,
-    /// On a CPU driver: give each of its threads a core of its own, and do products one behind another while threads wait for
-    /// each other without sleeping. For machines that do nothing else; measure it, since not every format gains.
+    /// On lavapipe, from Mesa 26 on: give each of its threads a core of its own, and do all layers of a token one behind another
+    /// while threads wait for each other without sleeping. For machines that do nothing else.
     #[arg(long, env = "HESPER_OWN_CORES", value_parser = BoolishValueParser::new())]
     pub own_cores: bool,
     /// Prompt tokens evaluated at once: a power of two.

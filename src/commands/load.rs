@@ -46,8 +46,8 @@ pub fn device(flags: &DeviceFlags, out: &mut impl Write) -> Result<Gpu> {
         match gpu.info().side_by_side {
             0 => writeln!(
                 out,
-                "Cores: --own-cores changes nothing here: it needs a CPU driver in this process with as many threads as the \
-                 process has cores, and cores that are idle while it starts"
+                "Cores: --own-cores changes nothing here: it needs lavapipe of Mesa 26 or later in this process with as many \
+                 threads as the process has cores, and cores that are idle while it starts"
             )?,
             threads => writeln!(out, "Cores: each of the driver's {threads} threads has one of its own")?,
         }
