@@ -50,15 +50,19 @@ fn main() {
         panic!("{}", failures.join("\n\n"));
     }
 
-    let mut families: BTreeMap<&str, Vec<(String, reflect::Interface)>> = BTreeMap::new();
+    let mut families: BTreeMap<&str, Vec<generate::Compiled>> = BTreeMap::new();
     for variant in &variants {
         let unoptimized = fs::read(out.join(format!("{}.names.spv", variant.name))).expect("it was just written");
         let interface =
             reflect::interface(&unoptimized).unwrap_or_else(|problem| panic!("{}: {problem}", variant.name));
-        families.entry(&variant.shader).or_default().push((variant.name.clone(), interface));
+        let compiled = generate::Compiled { name: &variant.name, defines: &variant.defines, interface };
+        families.entry(&variant.shader).or_default().push(compiled);
     }
-    let step = fs::read_to_string("shaders/lib/step.glsl").expect("shaders/ is readable");
-    let rust = generate::kernels(&families) + &generate::constants(&step);
+    let constants = ["step", "meet"].map(|name| {
+        let file = format!("shaders/lib/{name}.glsl");
+        generate::constants(&file, &fs::read_to_string(&file).expect("shaders/ is readable"))
+    });
+    let rust = generate::kernels(&families) + &constants.concat();
     fs::write(out.join("kernels.rs"), rust).expect("OUT_DIR is writable");
 }
 

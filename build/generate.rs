@@ -4,13 +4,20 @@
 use crate::reflect::{Interface, Kind, Member, Record, SpecConstant};
 use std::{collections::BTreeMap, fmt::Write};
 
-pub fn kernels(families: &BTreeMap<&str, Vec<(String, Interface)>>) -> String {
+/// A variant of a shader.
+pub struct Compiled<'a> {
+    pub name: &'a str,
+    pub defines: &'a [String],
+    pub interface: Interface,
+}
+
+pub fn kernels(families: &BTreeMap<&str, Vec<Compiled>>) -> String {
     let mut out = String::new();
     let mut all = Vec::new();
     let mut records = BTreeMap::new();
     for (family, variants) in families {
-        let (first, interface) = &variants[0];
-        for (name, other) in variants {
+        let Compiled { name: first, interface, .. } = &variants[0];
+        for Compiled { name, interface: other, .. } in variants {
             assert!(other == interface, "{name} and {first} are variants of {family} but differ in their interface");
             all.push(format!("{family}::{}", name.to_uppercase()));
         }
@@ -43,13 +50,13 @@ fn write_record(out: &mut String, record: &Record) {
 }
 
 /// `const uint NAME = value;` lines of shared shader text as Rust constants.
-pub fn constants(glsl: &str) -> String {
+pub fn constants(file: &str, glsl: &str) -> String {
     let mut out = String::new();
     for line in glsl.lines() {
         let Some(rest) = line.strip_prefix("const uint ") else { continue };
         let Some((name, value)) = rest.split_once(';').and_then(|(line, _)| line.split_once(" = ")) else { continue };
         let value = value.trim_end_matches('u');
-        let _ = writeln!(out, "/// `{name}` of `shaders/lib/step.glsl`.\npub const {name}: u32 = {value};");
+        let _ = writeln!(out, "/// `{name}` of `{file}`.\npub const {name}: u32 = {value};");
     }
     out
 }
@@ -113,7 +120,7 @@ fn push_bytes(interface: &Interface) -> u32 {
     bytes
 }
 
-fn write_family(out: &mut String, family: &str, variants: &[(String, Interface)], interface: &Interface) {
+fn write_family(out: &mut String, family: &str, variants: &[Compiled], interface: &Interface) {
     let _ = writeln!(
         out,
         "/// Bindings of `shaders/{family}.comp`.\npub mod {family} {{\n#[allow(unused_imports)]\nuse super::*;"
@@ -190,7 +197,7 @@ fn write_functions(out: &mut String, interface: &Interface) {
     out.push_str("},\ngroups: dispatch.groups,\n}\n}\n");
 }
 
-fn write_statics(out: &mut String, family: &str, variants: &[(String, Interface)], interface: &Interface) {
+fn write_statics(out: &mut String, family: &str, variants: &[Compiled], interface: &Interface) {
     let operands: String = pointers(interface)
         .map(|(member, writable)| {
             let Member { name, offset, .. } = member;
@@ -211,11 +218,11 @@ fn write_statics(out: &mut String, family: &str, variants: &[(String, Interface)
         })
         .collect();
     let mut names = Vec::new();
-    for (name, _) in variants {
+    for Compiled { name, defines, .. } in variants {
         let upper = name.to_uppercase();
         let _ = writeln!(
             out,
-            "pub static {upper}: Kernel = Kernel {{ name: \"{name}\", family: \"{family}\",\n\
+            "pub static {upper}: Kernel = Kernel {{ name: \"{name}\", family: \"{family}\", defines: &{defines:?},\n\
              spirv: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.spv\")), push_bytes: {},\n\
              operands: &[{operands}],\nconstants: &[{constants}],\nspecialization: &[{specialization}] }};",
             push_bytes(interface)

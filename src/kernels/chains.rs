@@ -2,11 +2,11 @@
 //! product: by all of the driver's threads where their workgroups may wait for each other, and small products by one.
 
 use super::policy::Policy;
-use super::{attend, chain as kernel, mat_mul};
+use super::{LINE_WORDS, attend, chain as kernel, mat_mul};
 use crate::plan::{Dispatch, Kernel, Region, STAGE_BYTES, Tensor, Work};
 
-/// Bytes of a place where workgroups meet: a cache line (`shaders/lib/meet.glsl`).
-pub const LINE_BYTES: u64 = 64;
+/// Bytes of a place where workgroups meet.
+pub const LINE_BYTES: u64 = 4 * LINE_WORDS as u64;
 
 /// Tokens of a lane's tile. Eight gain nothing: gate, up and down of 64 rows do 260 GFLOP/s in one dispatch and 310 in two
 /// (lavapipe, Mesa 26.2.6, 16 lanes, 2 cores, 2026-11-29).
@@ -98,7 +98,9 @@ impl Needs {
     fn kernel(&self) -> Option<&'static Kernel> {
         match *self.formats.as_slice() {
             [format] => variant(format),
-            [format, SECOND_FORMAT] | [SECOND_FORMAT, format] => variant(format).filter(|_| mixes(format)),
+            [format, SECOND_FORMAT] | [SECOND_FORMAT, format] => {
+                variant(format).filter(|chain| chain.defines.contains(&"HAS_Q6_K_TOO"))
+            }
             _ => None,
         }
     }
@@ -107,11 +109,6 @@ impl Needs {
 /// The chain of products of a format.
 fn variant(format: &str) -> Option<&'static Kernel> {
     kernel::FAMILY.iter().find(|chain| chain.name.strip_prefix("chain_") == Some(format)).copied()
-}
-
-/// Whether its chain does the second format too (`HAS_Q6_K_TOO` in `shaders/variants`).
-fn mixes(format: &str) -> bool {
-    ["q4_", "q5_"].iter().any(|bits| format.starts_with(bits))
 }
 
 /// What a stage is to the kernel of a chain (`shaders/chain.comp`).

@@ -30,6 +30,7 @@ mod tests {
     static COPY: Kernel = Kernel {
         name: "copy",
         family: "copy",
+        defines: &[],
         spirv: &[],
         push_bytes: 16,
         operands: &[

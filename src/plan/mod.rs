@@ -119,6 +119,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// The shader it is compiled from, as `mat_mul`; its twin in `reference` has this name.
     pub family: &'static str,
+    /// What it is compiled with (`shaders/variants`).
+    pub defines: &'static [&'static str],
     pub spirv: &'static [u8],
     pub push_bytes: u32,
     pub operands: &'static [OperandInfo],

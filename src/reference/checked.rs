@@ -5,6 +5,7 @@
 use super::{Memory, twin};
 use crate::kernels::BLOCK_TOKENS;
 use crate::kernels::attention::KvType;
+use crate::kernels::chains::stage_kind;
 use crate::plan::{Command, Dispatch, Executor, ExecutorError, Kernel, Plan, Prepared, Region, Tensor, Ticket};
 use half::f16;
 use std::collections::BTreeSet;
@@ -22,7 +23,10 @@ pub fn kinds(plan: &Plan) -> impl Iterator<Item = Kind> {
 /// One for each of its stages, or for itself: stages are no specialization to the driver, but what they ask of the kernel is.
 fn kinds_of(dispatch: &Dispatch) -> impl Iterator<Item = Kind> {
     let own = &dispatch.specialization;
-    dispatch.parts().iter().map(|part| (dispatch.kernel.name, [own.as_slice(), &part.specialization].concat()))
+    dispatch.parts().iter().map(|part| {
+        let kind = stage_kind(dispatch.kernel, part.kernel);
+        (dispatch.kernel.name, [own.as_slice(), &[kind], &part.specialization].concat())
+    })
 }
 
 /// How what a kernel writes is compared.

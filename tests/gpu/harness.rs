@@ -68,6 +68,7 @@ const fn operand(name: &'static str, push_offset: u32, writable: bool) -> Operan
 pub static SCALE_KERNEL: LazyLock<Kernel> = LazyLock::new(|| Kernel {
     name: "scale",
     family: "scale",
+    defines: &[],
     spirv: compile("scale", SCALE),
     push_bytes: 24,
     operands: const { &[operand("x", 0, false), operand("y", 8, true)] },
@@ -86,6 +87,7 @@ pub static SCALE_KERNEL: LazyLock<Kernel> = LazyLock::new(|| Kernel {
 pub static COUNT_KERNEL: LazyLock<Kernel> = LazyLock::new(|| Kernel {
     name: "count",
     family: "count",
+    defines: &[],
     spirv: compile("count", COUNT),
     push_bytes: 16,
     operands: const { &[operand("counter", 0, true), operand("copy", 8, true)] },
@@ -96,6 +98,7 @@ pub static COUNT_KERNEL: LazyLock<Kernel> = LazyLock::new(|| Kernel {
 pub static SPIN_KERNEL: LazyLock<Kernel> = LazyLock::new(|| Kernel {
     name: "spin",
     family: "spin",
+    defines: &[],
     spirv: compile("spin", SPIN),
     push_bytes: 12,
     operands: const { &[operand("state", 0, true)] },
