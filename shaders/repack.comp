@@ -124,7 +124,7 @@ void read_block(uint index) {
 void read_block(uint index) {
     const uint from = (index / 8) * 210;
     const uint sub = index & 7u;
-    super_word = half_at(from + 208);
+    super_word = floatBitsToUint(unpackHalf2x16(half_at(from + 208)).x);
     scale_word = half_at(from + 192 + sub * 2);
     const uint quarter = sub & 3u;
     const uint nibbles = from + (sub / 4) * 64 + (quarter & 1u) * 32;
@@ -176,16 +176,12 @@ void repack_block(uint row, uint block, uint blocks) {
     }
 }
 #else
-// Four bytes, or eight 4-bit values: WOVEN in their order, else 0..3 become low nibbles and 4..7 high ones.
+// Four bytes, or eight 4-bit values: 0..3 become low nibbles and 4..7 high ones.
 uint packed(uint word) {
     uint value = 0;
 #if QUANT_WORDS == 8
     [[unroll]] for (uint e = 0; e < 4; ++e) {
         value |= n[word * 4 + e] << (8 * e);
-    }
-#elif defined(WOVEN)
-    [[unroll]] for (uint e = 0; e < 8; ++e) {
-        value |= (n[word * 8 + e] & 0xfu) << (4 * e);
     }
 #else
     [[unroll]] for (uint e = 0; e < 8; ++e) {
@@ -202,7 +198,7 @@ void store_high(uint at, uint lane) {
         bits[h] = 0;
     }
     [[unroll]] for (uint e = 0; e < 32; ++e) {
-        bits[e * HIGH_BITS / 32] |= (n[e] >> 4) << ((e * HIGH_BITS) % 32);
+        bits[e * HIGH_BITS / 32] |= (n[e] >> 4) << (8 * (e % 4) + e / 4 * HIGH_BITS % 8);
     }
     [[unroll]] for (uint h = 0; h < HIGH_BITS; ++h) {
 #if defined(WOVEN)

@@ -23,6 +23,7 @@
 #define MANTISSA MANTISSA_Q6_K
 #define quant_at quant_at_q6_k
 #define scales_of scales_of_q6_k
+#define with_high with_high_q6_k
 #define load_block load_block_q6_k
 #define row_blocks row_blocks_q6_k
 #define accumulate accumulate_q6_k
@@ -38,6 +39,7 @@
 #undef MANTISSA
 #undef quant_at
 #undef scales_of
+#undef with_high
 #undef load_block
 #undef row_blocks
 #undef accumulate

@@ -2,13 +2,15 @@
 // (src/kernels/layout.rs computes where each starts). Tiles have 32 rows, one for each lane, and
 //
 //   quants  [tile][block][chunk][lane] uvec4   the low bits of 32 elements of a row in QUANT_WORDS words
-//   high    [tile][block][lane][HIGH_BITS] uint the bits above the fourth, element 0 lowest
+//   high    [tile][block][lane][HIGH_BITS] uint the bits above the fourth
 //   scales  [tile][block][lane] uint           a pair of halves for each block, or
 //           [tile][block / 2][lane] uint       16 bits for each of two blocks, the even one low
-//   supers  [tile][block / 8][lane] uint       the K formats' super-block scales, one or two halves
+//   supers  [tile][block / 8][lane] uint       the K formats' super-block scales, two halves or, of Q6_K, a float
 //
 // so that lanes load consecutive 16-byte units, and nothing narrower than 32 bits, which lavapipe loads lane by lane.
-// Four-bit elements 0..3 of a word are the low nibbles of its bytes, 4..7 the high ones.
+// Four-bit elements 0..3 of a word are the low nibbles of its bytes, 4..7 the high ones. Likewise the bits above the fourth of
+// elements 4c..4c+3 stand at one place in the four bytes of a word, those of the lowest c lowest, so that all four become bytes
+// at once.
 //
 // WOVEN arranges them otherwise: lib/woven.glsl.
 //
@@ -74,6 +76,11 @@
 layout(constant_id = 7) const uint TILE_ROWS = 32;
 const uint BLOCK_COLS = 32;
 
+// A word with what stood at bit `from` at bit `to`.
+uint shifted(uint word, uint from, uint to) {
+    return from < to ? word << (to - from) : word >> (from - to);
+}
+
 // Where the planes start, in words from the matrix's first; the quants start at 0.
 struct Planes {
     uint high;
@@ -106,12 +113,20 @@ Scales scales_of(uint word, uint super_word) {
     const vec2 super = unpackHalf2x16(super_word);
     return Scales(vec2(super.x * float(word & 0xffu)), -super.y * float(word >> 8));
 #elif defined(SCALE_PAIR)
-    const float super = unpackHalf2x16(super_word).x;
+    const float super = uintBitsToFloat(super_word);
     return Scales(super * vec2(float(bitfieldExtract(int(word), 0, 8)), float(bitfieldExtract(int(word), 8, 8))), 0.0);
 #else
     return Scales(vec2(1.0), 0.0);
 #endif
 }
+
+#if HIGH_BITS > 0
+// Elements 4c..4c+3, a byte each: the low bits of `fours` with those of `high`, the word that has theirs. What stands in a byte
+// above them is neither's.
+uint with_high(uint fours, uint high, uint c) {
+    return (fours & 0x0f0f0f0fu) | (shifted(high, c * HIGH_BITS % 8, 4) & 0xf0f0f0f0u);
+}
+#endif
 
 #if defined(WOVEN)
 #include "woven.glsl"
@@ -160,13 +175,11 @@ uvec4 integers(Block b, uint c) {
 #if QUANT_WORDS == 8
     return (uvec4(b.q[c / 4][c & 3u]) >> uvec4(0, 8, 16, 24)) & 0xffu;
 #else
-    uvec4 n = (uvec4(b.q[0][c / 2] >> (4 * (c & 1u))) >> uvec4(0, 8, 16, 24)) & 0xfu;
-#if HIGH_BITS == 1
-    n |= ((uvec4(b.high[0] >> (4 * c)) >> uvec4(0, 1, 2, 3)) & 1u) << 4;
-#elif HIGH_BITS == 2
-    n |= ((uvec4(b.high[c / 4] >> (8 * (c & 3u))) >> uvec4(0, 2, 4, 6)) & 3u) << 4;
+    uint fours = b.q[0][c / 2] >> (4 * (c & 1u));
+#if HIGH_BITS > 0
+    fours = with_high(fours, b.high[c * HIGH_BITS / 8], c);
 #endif
-    return n;
+    return (uvec4(fours) >> uvec4(0, 8, 16, 24)) & ((1u << (4 + HIGH_BITS)) - 1);
 #endif
 }
 #endif

@@ -62,20 +62,20 @@ impl Place {
             let element = (self.at() * 32 + e) * self.tile_rows + self.lane;
             return (element * bits / 32, element * bits % 32);
         }
+        let (w, shift) = if bits > 4 { (e * bits / 32, e * bits % 32) } else { (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4)) };
         if self.woven() {
             // Tiles of a strip take turns.
-            let (strip, w) = (self.layout.arrangement.strip() as usize, e * bits / 32);
+            let strip = self.layout.arrangement.strip() as usize;
             let vector = (self.at() / strip * bits + w) * strip + self.at() % strip;
-            return (vector * self.tile_rows + self.lane, e * bits % 32);
+            return (vector * self.tile_rows + self.lane, shift);
         }
-        let (w, shift) = if bits > 4 { (e * bits / 32, e * bits % 32) } else { (e / 8, 8 * (e % 4) + 4 * (e % 8 / 4)) };
         (self.at() * self.tile_rows * bits + (w / 4 * 32 + self.lane) * 4 + w % 4, shift)
     }
 
     /// Word and shift of the bits above the fourth.
     fn high(&self, e: usize) -> (usize, usize) {
         let bits = self.units.high_words as usize;
-        let (w, shift) = (e * bits / 32, e * bits % 32);
+        let (w, shift) = (e * bits / 32, 8 * (e % 4) + e / 4 * bits % 8);
         let word = if self.woven() {
             (self.at() * bits + w) * self.tile_rows + self.lane
         } else {
@@ -94,7 +94,7 @@ impl Place {
         plane + (pair * self.tile_rows + self.lane) * 2 + self.block % 2
     }
 
-    /// The first half of the super-block's scales.
+    /// The first half of the super-block's scales, or the lower one of its only scale, a float.
     fn upper(&self) -> usize {
         let row = self.tile_block(self.blocks() / 8, self.block / 8) * self.tile_rows + self.lane;
         (self.layout.supers as usize + row) * 2
@@ -148,7 +148,7 @@ impl<'a> Tiles<'a> {
                 let [factor, minimum] = bytes();
                 float(place.upper()) * f32::from(factor) * n(0) - float(place.upper() + 1) * f32::from(minimum)
             }
-            BlockFormat::Q6_K => float(place.upper()) * f32::from(bytes()[e / 16] as i8) * n(32),
+            BlockFormat::Q6_K => f32::from_bits(self.words[place.upper() / 2]) * f32::from(bytes()[e / 16] as i8) * n(32),
         }
     }
 }
@@ -311,8 +311,7 @@ fn repack_block(row: &[u8], place: &Place, words: &mut [u32]) {
         }
         BlockFormat::Q6_K => {
             halves[place.scale()] = half(from + 192 + sub * 2);
-            halves[place.upper()] = half(from + 208);
-            halves[place.upper() + 1] = 0;
+            words[place.upper() / 2] = f16::from_bits(half(from + 208)).to_f32().to_bits();
         }
     }
 }
