@@ -110,6 +110,7 @@ impl Policy {
         // at hand to measure.
         let (rows, tokens_max) = match layout.arrangement {
             Arrangement::Lanes => (4, 4),
+            Arrangement::Woven { tile_rows } if tokens == 1 => (4, tile_rows / 2),
             Arrangement::Woven { tile_rows } => (layout.arrangement.strip(), tile_rows / 2),
         };
         MatMulShape { rows, tokens: tokens.next_power_of_two().min(tokens_max), parts: 1 }
