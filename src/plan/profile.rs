@@ -193,7 +193,16 @@ mod tests {
     static KERNELS: [Kernel; 2] = [kernel("mat_mul"), kernel("attend")];
 
     const fn kernel(name: &'static str) -> Kernel {
-        Kernel { name, family: name, defines: &[], spirv: &[], push_bytes: 0, operands: &[], constants: &[], specialization: &[] }
+        Kernel {
+            name,
+            family: name,
+            defines: &[],
+            spirv: &[],
+            push_bytes: 0,
+            operands: &[],
+            constants: &[],
+            specialization: &[],
+        }
     }
 
     fn dispatch(kernel: usize, label: &str, work: Work) -> Command {

@@ -148,7 +148,9 @@ impl<'a> Tiles<'a> {
                 let [factor, minimum] = bytes();
                 float(place.upper()) * f32::from(factor) * n(0) - float(place.upper() + 1) * f32::from(minimum)
             }
-            BlockFormat::Q6_K => f32::from_bits(self.words[place.upper() / 2]) * f32::from(bytes()[e / 16] as i8) * n(32),
+            BlockFormat::Q6_K => {
+                f32::from_bits(self.words[place.upper() / 2]) * f32::from(bytes()[e / 16] as i8) * n(32)
+            }
         }
     }
 }
