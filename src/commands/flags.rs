@@ -211,8 +211,8 @@ pub struct SharingFlags {
     #[arg(long, env = "HESPER_PARALLEL", default_value_t = PARALLEL_DEFAULT, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(SEQUENCES_MAX)))]
     parallel: u32,
-    /// Tokens that the cache holds, of all sequences together [default: those of four sequences of full length, or as many
-    /// as fit].
+    /// Tokens that the cache holds, of all sequences together [default: those of four sequences of full length, at least 1024
+    /// for each where they may be that long, or as many as fit].
     #[arg(long, env = "HESPER_CACHE_TOKENS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     cache_tokens: Option<u32>,
     #[command(flatten)]

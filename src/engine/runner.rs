@@ -25,7 +25,8 @@ pub struct Options {
     /// Sequences that may be answered at once, 1..=[`SEQUENCES_MAX`].
     pub sequences: u32,
     /// Tokens that the cache holds, of all sequences together, at least the longest sequence's; `None`: those of
-    /// [`CACHE_CONTEXTS_DEFAULT`] longest sequences, or as many as the budget allows.
+    /// [`CACHE_CONTEXTS_DEFAULT`] longest sequences, or of [`SHARE_TOKENS_DEFAULT`] for each if they are more, or as many as the
+    /// budget allows.
     pub cache_tokens: Option<u32>,
     /// How the cache holds keys and values.
     pub kv_type: KvType,
@@ -66,6 +67,9 @@ pub const DRAFT_MAX: u32 = 31;
 
 /// Sequences of full length that the cache is sized for unless asked otherwise. Most are far shorter.
 pub const CACHE_CONTEXTS_DEFAULT: u32 = 4;
+
+/// And tokens of each sequence, if it may have them: where sequences are short many of them are of full length.
+pub const SHARE_TOKENS_DEFAULT: u32 = 1024;
 
 /// A model whose memory is planned and whose file is not yet read.
 pub struct Planned {
@@ -175,8 +179,9 @@ fn cache_blocks(sizes: &Sizes, options: &Options, blocks_left: u64) -> u32 {
         // The spare block of each sequence is not the user's to count.
         Some(tokens) => tokens.div_ceil(BLOCK_TOKENS).saturating_add(sizes.sequences).max(one),
         None => {
-            let wanted = one.saturating_mul(sizes.sequences.min(CACHE_CONTEXTS_DEFAULT));
-            wanted.min(u32::try_from(blocks_left).unwrap_or(u32::MAX)).max(one)
+            let contexts = one.saturating_mul(sizes.sequences.min(CACHE_CONTEXTS_DEFAULT));
+            let shares = one.min(SHARE_TOKENS_DEFAULT.div_ceil(BLOCK_TOKENS)).saturating_mul(sizes.sequences);
+            contexts.max(shares).min(u32::try_from(blocks_left).unwrap_or(u32::MAX)).max(one)
         }
     }
 }
