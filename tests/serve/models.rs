@@ -27,7 +27,8 @@ fn folder() -> tempfile::TempDir {
 
 /// MiB that one of the models takes at least, as a server says that has no room for it; with room, its cache is larger.
 fn need_mib(folder: &Path) -> f64 {
-    let server = Server::start(&["--models", plain(folder), "--ctx", "512", "--memory-budget", "1M"]);
+    let server =
+        Server::start(&["--models", plain(folder), "--ctx", "512", "--parallel", "4", "--memory-budget", "1M"]);
     let (code, answer) = server.post(COMPLETIONS, &request("second"));
     assert_eq!((code, &answer["error"]["code"]), (507, &json!("insufficient_memory")), "{answer}");
     let message = answer["error"]["message"].as_str().expect("a message");
@@ -50,8 +51,9 @@ fn models_come_and_go_on_one_device() {
     }
     let folder = folder();
     let budget = format!("{:.0}M", need_mib(folder.path()) * 2.75);
-    let arguments =
-        ["--models", plain(folder.path()), "--keep-alive", "-1", "--ctx", "512", "--memory-budget", &budget];
+    // Few sequences, so that a cache has no more than their whole contexts.
+    let sizes = ["--ctx", "512", "--parallel", "4", "--memory-budget", &budget];
+    let arguments = [&["--models", plain(folder.path()), "--keep-alive", "-1"], &sizes[..]].concat();
     let server = Server::start(&arguments);
     let (code, list) = server.get("/v1/models");
     let names: Vec<&str> =
