@@ -107,7 +107,7 @@ impl Policy {
     fn mat_mul_software(&self, layout: &Layout, tokens: u32) -> MatMulShape {
         // As many sums as registers hold beside what takes the elements apart: CPUs with vectors of 16 floats have 32 of them
         // (lavapipe, Mesa 26.2.6, 16 lanes, 2 cores, 2026-11: docs/performance.md). Those with vectors of 8 have 16; none was
-        // at hand to measure.
+        // at hand to measure. One token has four sums at least, since a sum waits for its own multiply-adds.
         let (rows, tokens_max) = match layout.arrangement {
             Arrangement::Lanes => (4, 4),
             Arrangement::Woven { tile_rows } if tokens == 1 => (4, tile_rows / 2),
