@@ -12,16 +12,6 @@
 const uint STRIP = 32 / TILE_ROWS;
 
 #include "row_word.glsl"
-
-// 1 / v within two of its last bits, for a normal v whose reciprocal is one: a CPU divides 16 floats in the time of 16 to 32
-// multiply-adds. Three of Newton's steps from what the bits of a float tell of its logarithm.
-float reciprocal(float v) {
-    float r = uintBitsToFloat(0x7ef311c7u - floatBitsToUint(v));
-    [[unroll]] for (uint turn = 0; turn < 3; ++turn) {
-        r = fma(r, fma(-v, r, 1.0), r);
-    }
-    return r;
-}
 #endif
 
 // Vectors of four elements that share a word.
@@ -112,7 +102,7 @@ Block load_block(UintIn weight, Planes planes, uint blocks, uint tile, uint bloc
     const float minimum = b.scales.minimum;
     const bool alone = scale.x == 0.0;
     b.scales.scale = alone ? vec2(minimum / ALONE) : scale;
-    b.offset = float(POWER) - (alone ? ALONE : minimum * reciprocal(scale.x));
+    b.offset = float(POWER) - (alone ? ALONE : minimum / scale.x);
 #endif
 #endif
     return b;
